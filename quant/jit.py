@@ -1,0 +1,87 @@
+"""The only door to Numba: `kernel`, `parallel_kernel`, `prange`, `set_threads`.
+
+Kernels carry no explicit signatures, because those compile at import: their types stand in the Shapes line of the
+docstring. Compiled code is kept on disk, so that each machine compiles once; Numba's cache already tells CPUs and
+CPU features apart. With NUMBA_DISABLE_JIT=1 kernels are the Python they are written in.
+"""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+
+def _cache_dir() -> Path:
+    """Where compiled kernels are kept: the platform's cache folder, or one for this process if that is read-only."""
+    home = Path(os.path.expanduser("~"))
+    if sys.platform == "darwin":
+        base = home / "Library" / "Caches"
+    elif sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
+    folder = base / "moe" / "numba"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError:
+        # Private and short-lived: a cache holds code, so a shared folder that others can write to will not do.
+        folder = Path(tempfile.mkdtemp(prefix="moe-numba-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+if not os.environ.get("NUMBA_CACHE_DIR"):  # read when numba is imported, so it must be set before
+    os.environ["NUMBA_CACHE_DIR"] = str(_cache_dir())
+
+import numba  # noqa: E402
+
+# Not `nnan` or `ninf`: masks are -inf, and a softmax that may assume there is none is wrong.
+FASTMATH = frozenset({"nsz", "arcp", "contract", "afn", "reassoc"})
+DISABLED = bool(numba.config.DISABLE_JIT)
+prange = numba.prange
+_OPTIONS = {"nogil": True, "cache": True, "fastmath": set(FASTMATH), "error_model": "numpy"}
+
+
+def kernel(function: Callable[..., Any]) -> Any:
+    """Compile for the calling thread, without the GIL."""
+    return _fresh(numba.njit(function, **_OPTIONS))
+
+
+def parallel_kernel(function: Callable[..., Any]) -> Any:
+    """Compile with `prange` loops spread over the threads."""
+    return _fresh(numba.njit(function, parallel=True, **_OPTIONS))
+
+
+def set_threads(count: int) -> None:
+    """Let parallel kernels called from this thread use `count` threads, at most one a CPU."""
+    numba.set_num_threads(max(1, min(count, numba.config.NUMBA_NUM_THREADS)))
+
+
+def _fresh(dispatcher: Any) -> Any:
+    """Make the disk cache of a kernel depend on every file its inlined callees and constants may come from.
+
+    Numba alone looks at the kernel's own file, and would go on running the old code of a kernel called from it.
+    """
+    if not DISABLED:
+        dispatcher._cache._cache_file._source_stamp = _stamp(Path(dispatcher.py_func.__code__.co_filename).parent)
+    return dispatcher
+
+
+@cache
+def _stamp(folder: Path) -> str:
+    """A digest of the sources in a kernel's folder, and of the formats that kernels everywhere compile in."""
+    here = Path(__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted({*folder.glob("*.py"), here / "jit.py", here / "formats.py"}):
+        if path.exists():
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
