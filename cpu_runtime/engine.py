@@ -1,0 +1,128 @@
+"""A model opened for inference: weights, experts and text tools, shared by any number of sessions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cpu_runtime import models
+from cpu_runtime.experts.mapped import MappedExperts
+from cpu_runtime.sampling import SamplingParams
+from cpu_runtime.session import PREFILL_CHUNK, Session
+from cpu_runtime.threads import physical_cores
+from quant.container import QuantizedModel, open_model
+from quant.errors import UsageError
+from quant.jit import set_threads
+
+if TYPE_CHECKING:
+    from cpu_runtime.text.chat import Chat
+    from cpu_runtime.text.tokenizer import Tokenizer
+
+DEFAULT_CONTEXT = 32_768  # tokens; caches grow as they are used, so a wider window costs nothing until then
+
+
+class Engine:
+    """One model, ready to run; close it when done (it is a context manager).
+
+    `context` is the window in tokens, `model_context` the longest that the model was made for.
+    """
+
+    def __init__(self, model: QuantizedModel, *, context: int | None, kv_dtype: str) -> None:
+        family = models.find(model.config)
+        config = family.read(model.config)
+        self.model = model
+        self.name = model.path.name
+        self.config = model.config
+        self.vocab_size: int = config.vocab
+        self.model_context: int = config.context
+        self.context = min(DEFAULT_CONTEXT, config.context) if context is None else context
+        if not 1 <= self.context <= config.context:
+            raise UsageError(f"--ctx {context} is outside 1 to {config.context}, which {self.name} was made for")
+        self.kv_dtype = np.dtype(kv_dtype)
+        self.decoder = family.build(config, model, MappedExperts(model))
+
+    @classmethod
+    def open(
+        cls, path: Path, *, threads: int | None = None, context: int | None = None, kv_dtype: str = "float16"
+    ) -> Engine:
+        """Open a quantized model's folder; threads default to the physical cores.
+
+        Raises the errors of `quant.errors`: CheckpointError for damaged files, UnsupportedError for an unknown family.
+        """
+        if threads is not None and threads < 1:
+            raise UsageError(f"--threads {threads}: at least one is needed")
+        set_threads(threads or physical_cores())
+        return cls(open_model(path), context=context, kv_dtype=kv_dtype)
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer; read on first use, since logits of ids need none."""
+        from cpu_runtime.text.tokenizer import Tokenizer
+
+        return Tokenizer.load(self.model.path)
+
+    @cached_property
+    def chat(self) -> Chat:
+        """The model's chat template over its tokenizer."""
+        from cpu_runtime.text.chat import Chat
+
+        return Chat.load(self.model.path, self.tokenizer)
+
+    @cached_property
+    def defaults(self) -> SamplingParams:
+        """Sampling as the model's makers advise in generation_config.json, else the built-in defaults."""
+        path = self.model.path / "generation_config.json"
+        return SamplingParams.from_generation_config(_read_object(path) if path.exists() else {})
+
+    def session(self) -> Session:
+        """A new, empty timeline."""
+        return Session(self)
+
+    def logits(self, ids: Sequence[int]) -> Iterator[np.ndarray]:
+        """Logits after each of the ids, in chunks: [t, V] f32, T rows in all."""
+        session = self.session()
+        for start in range(0, len(ids), PREFILL_CHUNK):
+            yield self.decoder.logits(session.advance(ids[start : start + PREFILL_CHUNK]))
+
+    def warm_up(self, on_step: Callable[[str], None] | None = None) -> None:
+        """Compile, or load from the cache, every kernel that a first prompt and a first token need."""
+        session = self.session()
+        for step, tokens in (("prefill", 9), ("decode", 1)):
+            if on_step:
+                on_step(step)
+            self.decoder.logits(session.advance([0] * tokens)[-1:])
+
+    @property
+    def mapped_bytes(self) -> int:
+        """Bytes of weights on disk that the model can touch."""
+        return self.model.bytes
+
+    def close(self) -> None:
+        """Let the model's files go."""
+        self.model.close()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    from quant.errors import CheckpointError
+
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path.name}: {error}", hint="pull or quantize the model again") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path.name}: expected an object, found {type(value).__name__}")
+    return value

@@ -1,0 +1,44 @@
+"""Experts read in place from the mapped files: no copy and no start-up, for models that fit in memory."""
+
+from __future__ import annotations
+
+import mmap
+
+import numpy as np
+
+from quant.container import ExpertRecords, QuantizedModel
+
+
+class MappedExperts:
+    """Every record is its own slot; the kernel of the operating system keeps what is used in memory.
+
+    Pages are asked for a whole record at a time: a page fault for each 4 KiB of a record costs three times as much
+    as one request for all of it, and the file is otherwise marked random so that a fault does not drag in the
+    neighbouring expert that nobody asked for.
+    """
+
+    def __init__(self, model: QuantizedModel) -> None:
+        self._layers = {layer: model.expert_layer(layer) for layer in model.expert_layers}
+        self._asked = {layer: np.zeros(r.records.shape[0], bool) for layer, r in self._layers.items()}
+        for records in self._layers.values():
+            _advise(records, "MADV_RANDOM", 0, records.records.nbytes)
+
+    def records(self, layer: int) -> ExpertRecords:
+        """How the layer's records are laid out."""
+        return self._layers[layer]
+
+    def fetch(self, layer: int, experts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The whole mapping, and each expert's own number as its slot."""
+        mapped, asked = self._layers[layer], self._asked[layer]
+        for expert in experts[~asked[experts]]:
+            size = mapped.records.shape[1]
+            _advise(mapped, "MADV_WILLNEED", int(expert) * size, size)
+        asked[experts] = True
+        return mapped.records, experts
+
+
+def _advise(mapped: ExpertRecords, advice: str, start: int, size: int) -> None:
+    """Pass advice on a byte range of the records to the operating system, where it takes advice."""
+    option = getattr(mmap, advice, None)
+    if option is not None and mapped.mapping is not None:
+        mapped.mapping.madvise(option, mapped.offset + start, size)

@@ -1,0 +1,112 @@
+"""From a prompt to an answer: prefill in chunks, then one token at a time, as a stream of events."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from time import perf_counter
+
+import numpy as np
+
+from cpu_runtime.events import Done, Event, Piece, Prefill, Timings, Usage
+from cpu_runtime.sampling import Sampler, SamplingParams
+from cpu_runtime.session import PREFILL_CHUNK, ContextError, Session
+from cpu_runtime.text.channels import ChannelSplitter
+from cpu_runtime.text.stops import StopStrings
+from cpu_runtime.text.tokenizer import StreamDecoder, Tokenizer
+from quant.errors import UsageError
+
+
+def generate(
+    session: Session, prompt_ids: Sequence[int], params: SamplingParams, *, in_reasoning: bool, stable: int
+) -> Iterator[Event]:
+    """The events of one answer; see `Session.generate`."""
+    engine = session.engine
+    _check(prompt_ids, engine.vocab_size, engine.context)
+    started = perf_counter()
+    cached = session.sync(prompt_ids)
+    hidden = yield from _prefill(session, prompt_ids, cached, stable)
+    prefilled = perf_counter()
+
+    text = _TextStream(engine.tokenizer, in_reasoning, params.stop)
+    sampler = Sampler(params, engine.vocab_size)
+    room = engine.context - len(prompt_ids)
+    limit = room if params.max_tokens is None else min(params.max_tokens, room)
+    new: list[int] = []
+    finish_reason = "length"
+    while len(new) < limit:
+        token = sampler.next(engine.decoder.logits(hidden[-1:])[0], session.tokens)
+        new.append(token)
+        if token in engine.tokenizer.stop_ids:
+            finish_reason = "stop"
+            break
+        yield from text.feed(token)
+        if text.stopped:
+            finish_reason = "stop"
+            break
+        if len(new) < limit:
+            hidden = session.advance([token])
+    yield from text.finish()
+    yield Done(
+        finish_reason=finish_reason,
+        token_ids=new,
+        usage=Usage(len(prompt_ids), cached, len(new), text.reasoning_tokens),
+        timings=Timings(prefilled - started, perf_counter() - prefilled, len(prompt_ids) - cached, len(new)),
+        seed=sampler.seed,
+    )
+
+
+def _check(prompt_ids: Sequence[int], vocab_size: int, context: int) -> None:
+    if not prompt_ids:
+        raise UsageError("the prompt is empty", hint="give at least one token")
+    wrong = next((token for token in prompt_ids if not 0 <= token < vocab_size), None)
+    if wrong is not None:
+        raise UsageError(f"token id {wrong} is outside the vocabulary of {vocab_size}")
+    if len(prompt_ids) >= context:
+        raise ContextError(
+            f"the prompt is {len(prompt_ids)} tokens; the context window is {context}",
+            hint="shorten it, /clear the conversation, or restart with a larger --ctx",
+        )
+
+
+def _prefill(
+    session: Session, prompt_ids: Sequence[int], cached: int, stable: int
+) -> Iterator[Event]:  # returns the hidden rows of the last chunk to its `yield from`
+    total, at = len(prompt_ids), cached
+    hidden: np.ndarray
+    yield Prefill(0, total - cached, cached)
+    while at < total:
+        end = min(at + PREFILL_CHUNK, total)
+        if at < stable < end:
+            end = stable
+        hidden = session.advance(prompt_ids[at:end])
+        at = end
+        if at == stable:
+            session.mark()
+        yield Prefill(at - cached, total - cached, cached)
+    return hidden
+
+
+class _TextStream:
+    """Token ids in, pieces of reasoning and content out."""
+
+    def __init__(self, tokenizer: Tokenizer, in_reasoning: bool, stops: Sequence[str]) -> None:
+        self._decoder = StreamDecoder(tokenizer)
+        self._stops = StopStrings(stops)
+        self._splitter = ChannelSplitter(in_reasoning)
+        self._in_reasoning = in_reasoning
+        self.reasoning_tokens = 0
+        self.stopped = False
+
+    def feed(self, token: int) -> Iterator[Piece]:
+        """The pieces that became certain with this token."""
+        shown, self.stopped = self._stops.feed(self._decoder.feed(token))
+        for channel, text in self._splitter.feed(shown):
+            self._in_reasoning = channel == "reasoning"
+            yield Piece(text, channel, token)
+        self.reasoning_tokens += self._in_reasoning
+
+    def finish(self) -> Iterator[Piece]:
+        """What was held back until the end."""
+        rest = "" if self.stopped else self._stops.feed(self._decoder.finish())[0] + self._stops.finish()
+        for channel, text in [*self._splitter.feed(rest), *self._splitter.finish()]:
+            yield Piece(text, channel, None)

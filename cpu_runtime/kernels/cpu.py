@@ -1,0 +1,39 @@
+"""Which vector instructions the integer kernels compile to: decided here, once, from the CPU Numba compiles for.
+
+    avx512    AVX512-VBMI and -VNNI   Intel Ice Lake, AMD Zen 4 and later
+    avxvnni   AVX-VNNI                Intel Alder Lake and later
+    avx2      AVX2                    Intel Haswell, AMD Zen and later
+    neon      Advanced SIMD, dotprod  Apple M1, Arm Neoverse N1 and later
+    portable  plain LLVM vectors      everything else
+
+A test of another x86 target sets NUMBA_CPU_NAME and NUMBA_CPU_FEATURES before Python starts.
+"""
+
+from __future__ import annotations
+
+import llvmlite.binding as llvm
+
+from quant.jit import cpu_features
+
+
+def choose(features: frozenset[str], cpu_name: str) -> str:
+    """The best lowering for a CPU with these LLVM features."""
+    if {"avx512f", "avx512bw", "avx512vl", "avx512vbmi", "avx512vnni"} <= features:
+        return "avx512"
+    if {"avx2", "avxvnni"} <= features:
+        return "avxvnni"
+    if "avx2" in features:
+        return "avx2"
+    # LLVM reports no features for some Apple CPUs; all of them have the dot product.
+    if "dotprod" in features or cpu_name.startswith("apple-"):
+        return "neon"
+    return "portable"
+
+
+LOWERING = choose(cpu_features(), llvm.get_host_cpu_name())
+
+# Matrix rows that one vector of 32-bit lanes spans: a register, or two where they are short.
+LANES = 16 if LOWERING == "avx512" else 8
+
+# VNNI multiplies unsigned by signed bytes: weights are held 128 higher there, paid back through the sum of the inputs.
+OFFSET = 128 if LOWERING in ("avx512", "avxvnni") else 0

@@ -1,0 +1,201 @@
+"""The operations whose best instructions differ from CPU to CPU, as LLVM: int8 dot product and table look-up.
+
+Each function takes an llvmlite builder and values and returns a value. `LOWERINGS[name]` is the (dot, look_up) pair
+of a target in cpu.py. Vectors may be longer than a register: they are worked on in register-long pieces.
+Conversions from and to 16-bit floats stand here too, for CPUs without an instruction for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from llvmlite import ir
+
+I1, I8, I16, I32 = (ir.IntType(bits) for bits in (1, 8, 16, 32))
+F16, F32 = ir.HalfType(), ir.FloatType()
+
+
+def vector(element: ir.Type, length: int) -> ir.VectorType:
+    return ir.VectorType(element, length)
+
+
+def constant(element: ir.Type, values: Sequence[int]) -> ir.Constant:
+    return ir.Constant(vector(element, len(values)), list(values))
+
+
+def call(b: ir.IRBuilder, name: str, result: ir.Type, *args: ir.Value) -> ir.Value:
+    """Call an LLVM intrinsic by its full name."""
+    function = b.module.globals.get(name)
+    if function is None:
+        function = ir.Function(b.module, ir.FunctionType(result, [a.type for a in args]), name)
+    return b.call(function, args)
+
+
+def part(b: ir.IRBuilder, v: ir.Value, start: int, count: int, stride: int = 1) -> ir.Value:
+    """Elements start, start + stride, ... of a vector."""
+    if count == v.type.count:
+        return v
+    index = [start + stride * i for i in range(count)]
+    return b.shuffle_vector(v, ir.Constant(v.type, ir.Undefined), constant(I32, index))
+
+
+def join(b: ir.IRBuilder, parts: list[ir.Value]) -> ir.Value:
+    """Vectors of one length, end to end; a power of two of them."""
+    while len(parts) > 1:
+        both = constant(I32, range(2 * parts[0].type.count))
+        parts = [b.shuffle_vector(x, y, both) for x, y in zip(parts[::2], parts[1::2], strict=True)]
+    return parts[0]
+
+
+def by_pieces(b: ir.IRBuilder, piece_bytes: int, work: Callable[..., ir.Value], *vectors: ir.Value) -> ir.Value:
+    """work(...) on each register-long piece of the vectors (all equally many bytes), end to end."""
+    total = max(v.type.count * v.type.element.width // 8 for v in vectors)
+    n = max(1, total // piece_bytes)
+    return join(b, [work(*(part(b, v, i * v.type.count // n, v.type.count // n) for v in vectors)) for i in range(n)])
+
+
+# --- dot: acc[r] += sum of w[r, j] * x[r, j] over j = 0..3; int8, except that VNNI's w is unsigned ---
+
+
+def dot_vnni(bits: int) -> Callable[..., ir.Value]:
+    def dot(b: ir.IRBuilder, acc: ir.Value, w: ir.Value, x: ir.Value) -> ir.Value:
+        def work(acc: ir.Value, w: ir.Value, x: ir.Value) -> ir.Value:
+            return call(b, f"llvm.x86.avx512.vpdpbusd.{bits}", acc.type, acc, w, x)
+
+        return by_pieces(b, bits // 8, work, acc, w, x)
+
+    return dot
+
+
+def dot_avx2(b: ir.IRBuilder, acc: ir.Value, w: ir.Value, x: ir.Value) -> ir.Value:
+    """|w| times x with w's sign: two products fill an int16 at most to 2 * 127 * 127 = 32258, so nothing saturates."""
+    ones = constant(I16, [1] * 16)
+
+    def work(acc: ir.Value, w: ir.Value, x: ir.Value) -> ir.Value:
+        size = call(b, "llvm.abs.v32i8", w.type, w, ir.Constant(I1, 0))
+        signed = call(b, "llvm.x86.avx2.psign.b", w.type, x, w)
+        pairs = call(b, "llvm.x86.avx2.pmadd.ub.sw", ones.type, size, signed)
+        return b.add(acc, call(b, "llvm.x86.avx2.pmadd.wd", acc.type, pairs, ones))
+
+    return by_pieces(b, 32, work, acc, w, x)
+
+
+def dot_neon(b: ir.IRBuilder, acc: ir.Value, w: ir.Value, x: ir.Value) -> ir.Value:
+    def work(acc: ir.Value, w: ir.Value, x: ir.Value) -> ir.Value:
+        return call(b, "llvm.aarch64.neon.sdot.v4i32.v16i8", acc.type, acc, w, x)
+
+    return by_pieces(b, 16, work, acc, w, x)
+
+
+def dot_portable(b: ir.IRBuilder, acc: ir.Value, w: ir.Value, x: ir.Value) -> ir.Value:
+    n = acc.type.count
+    for j in range(4):
+        factors = (b.sext(part(b, v, j, n, 4), acc.type) for v in (w, x))
+        acc = b.add(acc, b.mul(*factors))
+    return acc
+
+
+# --- look_up: table[16 * (meta & 3) + code], all bytes; code in 0..15, table of 64 ---
+
+
+def look_up_avx512(b: ir.IRBuilder, table: Sequence[int], code: ir.Value, meta: ir.Value) -> ir.Value:
+    """One permute of 64 bytes; it ignores the index's upper two bits, so meta needs shifting but no masking."""
+    dwords = vector(I32, code.type.count // 4)
+    shifted = b.shl(b.bitcast(meta, dwords), constant(I32, [4] * dwords.count))
+    index = b.or_(b.and_(b.bitcast(shifted, code.type), constant(I8, [0x30] * code.type.count)), code)
+    return call(b, "llvm.x86.avx512.permvar.qi.512", code.type, constant(I8, table), index)
+
+
+def look_up_avx2(b: ir.IRBuilder, table: Sequence[int], code: ir.Value, meta: ir.Value) -> ir.Value:
+    """Four shuffles of 16 bytes, and selections by the two lowest bits of meta moved to the top of each byte."""
+    books = [constant(I8, list(table[16 * c : 16 * c + 16]) * 2) for c in range(4)]
+
+    def work(code: ir.Value, meta: ir.Value) -> ir.Value:
+        dwords = b.bitcast(meta, vector(I32, 8))
+        bit0, bit1 = (b.bitcast(b.shl(dwords, constant(I32, [n] * 8)), code.type) for n in (7, 6))
+        found = [call(b, "llvm.x86.avx2.pshuf.b", code.type, book, code) for book in books]
+
+        def select(no: ir.Value, yes: ir.Value, bit: ir.Value) -> ir.Value:
+            return call(b, "llvm.x86.avx2.pblendvb", code.type, no, yes, bit)
+
+        return select(select(found[0], found[1], bit0), select(found[2], found[3], bit0), bit1)
+
+    return by_pieces(b, 32, work, code, meta)
+
+
+def look_up_neon(b: ir.IRBuilder, table: Sequence[int], code: ir.Value, meta: ir.Value) -> ir.Value:
+    """One TBL over four registers."""
+    books = [constant(I8, table[16 * c : 16 * c + 16]) for c in range(4)]
+
+    def work(code: ir.Value, meta: ir.Value) -> ir.Value:
+        book = b.shl(b.and_(meta, constant(I8, [3] * 16)), constant(I8, [4] * 16))
+        return call(b, "llvm.aarch64.neon.tbl4.v16i8", code.type, *books, b.or_(book, code))
+
+    return by_pieces(b, 16, work, code, meta)
+
+
+def look_up_portable(b: ir.IRBuilder, table: Sequence[int], code: ir.Value, meta: ir.Value) -> ir.Value:
+    """A byte at a time, through memory."""
+    n = code.type.count
+    index = b.or_(b.shl(b.and_(meta, constant(I8, [3] * n)), constant(I8, [4] * n)), code)
+    name = "look_up." + bytes(x & 255 for x in table).hex()
+    stored = b.module.globals.get(name)
+    if stored is None:
+        kind = ir.ArrayType(I8, 64)
+        stored = ir.GlobalVariable(b.module, kind, name)
+        stored.linkage, stored.global_constant, stored.initializer = "internal", True, ir.Constant(kind, list(table))
+    found = ir.Constant(code.type, ir.Undefined)
+    for i in range(n):
+        entry = b.zext(b.extract_element(index, I32(i)), I32)
+        found = b.insert_element(found, b.load(b.gep(stored, [I32(0), entry])), I32(i))
+    return found
+
+
+# --- 16-bit floats, in integer arithmetic ---
+
+
+def _repeat(kind: ir.VectorType, value: float) -> ir.Constant:
+    return ir.Constant(kind, [value] * kind.count)
+
+
+def bf16_to_f32(b: ir.IRBuilder, v: ir.Value) -> ir.Value:
+    """bf16 is the upper half of an f32."""
+    wide = vector(I32, v.type.count)
+    return b.bitcast(b.shl(b.zext(v, wide), _repeat(wide, 16)), vector(F32, v.type.count))
+
+
+def f16_to_f32(b: ir.IRBuilder, v: ir.Value) -> ir.Value:
+    """Move the fields and let a multiplication by 2**112 mend the exponent, of subnormals too."""
+    wide, floats = vector(I32, v.type.count), vector(F32, v.type.count)
+    bits = b.zext(v, wide)
+    sign = b.shl(b.and_(bits, _repeat(wide, 0x8000)), _repeat(wide, 16))
+    size = b.shl(b.and_(bits, _repeat(wide, 0x7FFF)), _repeat(wide, 13))
+    mended = b.bitcast(b.fmul(b.bitcast(size, floats), _repeat(floats, 2.0**112), flags=("nsz",)), wide)
+    special = b.icmp_unsigned(">=", size, _repeat(wide, 0x7C00 << 13))
+    mended = b.select(special, b.or_(size, _repeat(wide, 0x7F800000)), mended)
+    return b.bitcast(b.or_(sign, mended), floats)
+
+
+def f32_to_f16(b: ir.IRBuilder, v: ir.Value) -> ir.Value:
+    """Round to nearest even: by adding half a unit less one and the last kept bit; subnormals by adding 0.5."""
+    wide, floats = vector(I32, v.type.count), vector(F32, v.type.count)
+    bits = b.bitcast(v, wide)
+    sign = b.and_(b.lshr(bits, _repeat(wide, 16)), _repeat(wide, 0x8000))
+    size = b.and_(bits, _repeat(wide, 0x7FFFFFFF))
+    odd = b.and_(b.lshr(size, _repeat(wide, 13)), _repeat(wide, 1))
+    normal = b.lshr(b.add(b.add(size, odd), _repeat(wide, 0xFFF - (112 << 23))), _repeat(wide, 13))
+    shifted = b.bitcast(b.fadd(b.bitcast(size, floats), _repeat(floats, 0.5), flags=("nsz",)), wide)
+    subnormal = b.sub(shifted, _repeat(wide, 0x3F000000))
+    half = b.select(b.icmp_unsigned("<", size, _repeat(wide, 113 << 23)), subnormal, normal)
+    half = b.select(b.icmp_unsigned(">=", size, _repeat(wide, 0x477FF000)), _repeat(wide, 0x7C00), half)
+    half = b.select(b.icmp_unsigned(">", size, _repeat(wide, 0x7F800000)), _repeat(wide, 0x7E00), half)
+    return b.trunc(b.or_(sign, half), vector(I16, v.type.count))
+
+
+LOWERINGS = {
+    "avx512": (dot_vnni(512), look_up_avx512),
+    "avxvnni": (dot_vnni(256), look_up_avx2),
+    "avx2": (dot_avx2, look_up_avx2),
+    "neon": (dot_neon, look_up_neon),
+    "portable": (dot_portable, look_up_portable),
+}

@@ -1,0 +1,36 @@
+"""RMSNorm."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from quant.jit import kernel
+
+
+def rms_norm(x: np.ndarray, weight: np.ndarray, eps: np.float32, out: np.ndarray) -> None:
+    """out[t] = weight * x[t] / sqrt(mean(x[t]^2) + eps); out may be x.
+
+    Shapes: x, out [T, D] f32 · weight [D] f32
+    """
+    # One layout is one compiled loop: the sums of a row are then the same bits however many rows there are.
+    _rms_norm(np.ascontiguousarray(x), weight, np.float32(eps), out)
+
+
+@kernel
+def _rms_norm(x, weight, eps, out):
+    for t in range(x.shape[0]):
+        scale = inverse_rms(x[t], eps)
+        for i in range(x.shape[1]):
+            out[t, i] = x[t, i] * scale * weight[i]
+
+
+@kernel
+def inverse_rms(row, eps):
+    """1 / sqrt(mean(row^2) + eps), summed in float64.
+
+    Shapes: row [D] f32
+    """
+    total = 0.0
+    for i in range(row.size):
+        total += np.float64(row[i]) * np.float64(row[i])
+    return np.float32(1.0 / np.sqrt(total / row.size + eps))

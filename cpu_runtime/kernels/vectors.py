@@ -1,0 +1,422 @@
+"""LLVM vectors as values inside kernels: the alphabet that dot products, attention and norms are written in.
+
+A vector has a length fixed when a kernel compiles (`n`, a literal or a global constant; 16 unless given). LLVM spreads
+it over as many registers as the CPU needs. Arrays are C-contiguous; `i` counts elements of the array `a` as it is
+typed (bytes in a u8 array), from its very first one, whatever its number of dimensions; nothing checks bounds.
+Numba has no arrays of 16-bit floats: kernels see them as `.view(np.uint16)`.
+
+    load_f32(a, i, n)  load_f16  load_bf16     n floats as f32, from memory of that type
+    store_f32(a, i, v) store_f16 store_i8      to memory of that type; f16 rounds to nearest even
+    splat_f32(x, n)    splat_i32(x, n)         n copies
+    add  sub  mul  div  maximum                lane by lane; of floats, or add, sub and mul of ints
+    fma(x, y, z)                               x * y + z, rounded once where the CPU can
+    exp(v)                                     e**v within 2 units in the last place; exp(-inf) = 0
+    absolute(v)  round_i32(v)  to_f32(v)       |v|; nearest int, ties to even; int to float
+    sum_f32(v)   max_f32(v)    sum_i32(v)      one number from all lanes; sums in a fixed order
+    load_i8(a, i, n)   widen(v)                n bytes; each as an int32
+    narrow(v)                                  int32 lanes to int8, which must hold them
+    spread(v)          splat4(a, i, n)         each byte 4 times; 4 bytes at a[i:], n times
+    low_nibbles(v)     high_nibbles(v)         v & 15, v >> 4
+    shift_right(v, k)                          v >> k, keeping the sign
+    dot(acc, w, x)                             acc[r] += sum_j w[r, j] * x[r, j], j = 0..3, bytes into int32
+    biased(v)                                  signed weights as `dot` wants them on this CPU: plus cpu.OFFSET
+    look_up_in(table)                          makes look_up(code, meta) = table[16 * (meta & 3) + code] + cpu.OFFSET
+    prefetch(a, i)                             asks for a cache line
+
+Each operation is declared with its NumPy meaning, which is what runs under NUMBA_DISABLE_JIT=1 and what tests hold
+the compiled code to. The operations are free of fast-math licence: a sum is added in the order it is written in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba.core import types
+from numba.core.extending import intrinsic, models, register_model
+
+from cpu_runtime.kernels.cpu import LOWERING, OFFSET
+from cpu_runtime.kernels.lowering import (
+    F16,
+    F32,
+    I8,
+    I16,
+    I32,
+    LOWERINGS,
+    bf16_to_f32,
+    call,
+    constant,
+    f16_to_f32,
+    f32_to_f16,
+    part,
+    vector,
+)
+from quant.jit import DISABLED, cpu_features
+
+_ELEMENTS = {"i8": I8, "i16": I16, "i32": I32, "f32": F32}
+_DOT, _LOOK_UP = LOWERINGS[LOWERING]
+# Without the instruction, LLVM calls the C library's fma for every lane.
+_FMA = "llvm.fma" if LOWERING == "neon" or "fma" in cpu_features() else "llvm.fmuladd"
+
+# Without the instruction, LLVM calls functions that Numba's programs don't have.
+_HAS_F16 = LOWERING == "neon" or "f16c" in cpu_features()
+# Numba gives the kernel's fast-math flags to float operations that have none; this one only forgets the sign of 0.
+_EXACT = ("nsz",)
+
+
+class Vector(types.Type):
+    """Numba's type of a vector, for example Vector("f32", 16)."""
+
+    def __init__(self, element: str, length: int) -> None:
+        self.element = element
+        self.length = length
+        super().__init__(name=f"Vector({element} x {length})")
+
+    @property
+    def llvm(self) -> ir.VectorType:
+        return vector(_ELEMENTS[self.element], self.length)
+
+
+@register_model(Vector)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, kind: Vector) -> None:
+        super().__init__(manager, kind, kind.llvm)
+
+
+def operation(meaning: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any]:
+    """Declare an intrinsic by its NumPy meaning (here) and the typing function that Numba wants (decorated)."""
+
+    def declare(typing: Callable[..., Any]) -> Any:
+        if DISABLED:
+            return meaning
+        made: Any = intrinsic(prefer_literal=True)(typing)
+        made.meaning = meaning
+        return made
+
+    return declare
+
+
+def _length(n: Any) -> int:
+    """The literal length that a kernel passed, or the default."""
+    return n if isinstance(n, int) else n.literal_value
+
+
+def _typed(result: Any, given: tuple[Any, ...], build: Callable[..., ir.Value]) -> Any:
+    """(signature, code generator) where build(builder, *values) gives the result; an int is an argument left out."""
+    given = tuple(types.intp if isinstance(g, int) else g for g in given)
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> ir.Value:
+        return build(builder, *values)
+
+    return result(*given), generate
+
+
+def _flat(a: np.ndarray) -> np.ndarray:
+    return np.reshape(a, -1, copy=False)
+
+
+# --- memory ---
+
+
+def _pointer(context: Any, b: ir.IRBuilder, kind: Any, array: ir.Value, index: ir.Value, to: ir.Type) -> ir.Value:
+    data = context.make_array(kind)(context, b, array).data
+    return b.bitcast(b.gep(data, [index]), to.as_pointer())
+
+
+def _load(element: str, finish: Callable[[ir.IRBuilder, ir.Value], ir.Value], result: str) -> Callable[..., Any]:
+    """The typing function of a load of n elements, `finish`ed into a vector of another type."""
+
+    def typing(typing_context: Any, a: Any, i: Any, n: Any = 16) -> Any:
+        count = _length(n)
+
+        def generate(context: Any, b: ir.IRBuilder, signature: Any, values: Any) -> ir.Value:
+            raw = Vector(element, count).llvm
+            loaded = b.load(_pointer(context, b, signature.args[0], values[0], values[1], raw))
+            loaded.align = 1
+            return finish(b, loaded)
+
+        return Vector(result, count)(a, types.intp, types.intp if isinstance(n, int) else n), generate
+
+    return typing
+
+
+def _store(element: str, finish: Callable[[ir.IRBuilder, ir.Value], ir.Value]) -> Callable[..., Any]:
+    def typing(typing_context: Any, a: Any, i: Any, v: Any) -> Any:
+        def generate(context: Any, b: ir.IRBuilder, signature: Any, values: Any) -> ir.Value:
+            raw = Vector(element, v.length).llvm
+            pointer = _pointer(context, b, signature.args[0], values[0], values[1], raw)
+            b.store(finish(b, values[2]), pointer).align = 1
+            return context.get_dummy_value()
+
+        return types.void(a, types.intp, v), generate
+
+    return typing
+
+
+def _as_is(b: ir.IRBuilder, v: ir.Value) -> ir.Value:
+    return v
+
+
+def _bytes_at(a: np.ndarray, i: int, count: int) -> np.ndarray:
+    flat = _flat(a)
+    start = i * flat.itemsize
+    return flat.view(np.uint8)[start : start + count]
+
+
+def _writer(dtype: Any) -> Callable[..., None]:
+    def write(a: np.ndarray, i: int, v: np.ndarray) -> None:
+        raw = np.ascontiguousarray(v.astype(dtype)).view(np.uint8)
+        _bytes_at(a, i, raw.size)[:] = raw
+
+    return write
+
+
+def _from_f16(b: ir.IRBuilder, v: ir.Value) -> ir.Value:
+    return b.fpext(b.bitcast(v, vector(F16, v.type.count)), vector(F32, v.type.count)) if _HAS_F16 else f16_to_f32(b, v)
+
+
+def _to_f16(b: ir.IRBuilder, v: ir.Value) -> ir.Value:
+    return b.bitcast(b.fptrunc(v, vector(F16, v.type.count)), vector(I16, v.type.count)) if _HAS_F16 else f32_to_f16(b, v)
+
+
+def _named(name: str, typing: Callable[..., Any]) -> Callable[..., Any]:
+    typing.__name__ = typing.__qualname__ = name
+    return typing
+
+
+load_f32 = operation(lambda a, i, n=16: _bytes_at(a, i, 4 * n).view(np.float32).copy())(
+    _named("load_f32", _load("f32", _as_is, "f32"))
+)
+load_f16 = operation(lambda a, i, n=16: _bytes_at(a, i, 2 * n).view(np.float16).astype(np.float32))(
+    _named("load_f16", _load("i16", _from_f16, "f32"))
+)
+load_bf16 = operation(
+    lambda a, i, n=16: (_bytes_at(a, i, 2 * n).view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+)(_named("load_bf16", _load("i16", bf16_to_f32, "f32")))
+load_i8 = operation(lambda a, i, n=16: _bytes_at(a, i, n).view(np.int8).copy())(
+    _named("load_i8", _load("i8", _as_is, "i8"))
+)
+store_f32 = operation(_writer(np.float32))(_named("store_f32", _store("f32", _as_is)))
+store_f16 = operation(_writer(np.float16))(_named("store_f16", _store("i16", _to_f16)))
+store_i8 = operation(_writer(np.int8))(_named("store_i8", _store("i8", _as_is)))
+
+
+@operation(lambda a, i: None)
+def prefetch(typing_context: Any, a: Any, i: Any) -> Any:
+    def generate(context: Any, b: ir.IRBuilder, signature: Any, values: Any) -> ir.Value:
+        pointer = _pointer(context, b, signature.args[0], values[0], values[1], I8)
+        call(b, "llvm.prefetch.p0", ir.VoidType(), pointer, I32(0), I32(3), I32(1))
+        return context.get_dummy_value()
+
+    return types.void(a, types.intp), generate
+
+
+# --- copies of one value ---
+
+
+def _splat(b: ir.IRBuilder, scalar: ir.Value, n: int) -> ir.Value:
+    nothing = ir.Constant(vector(scalar.type, n), ir.Undefined)
+    return b.shuffle_vector(b.insert_element(nothing, scalar, I32(0)), nothing, constant(I32, [0] * n))
+
+
+@operation(lambda x, n=16: np.full(n, x, np.float32))
+def splat_f32(typing_context: Any, x: Any, n: Any = 16) -> Any:
+    count = _length(n)
+    return _typed(Vector("f32", count), (types.float32, n), lambda b, x, *_: _splat(b, x, count))
+
+
+@operation(lambda x, n=16: np.full(n, x, np.int32))
+def splat_i32(typing_context: Any, x: Any, n: Any = 16) -> Any:
+    count = _length(n)
+    return _typed(Vector("i32", count), (types.int32, n), lambda b, x, *_: _splat(b, x, count))
+
+
+@operation(lambda a, i, n=16: np.tile(_bytes_at(a, i, 4).view(np.int8), n))
+def splat4(typing_context: Any, a: Any, i: Any, n: Any = 16) -> Any:
+    count = _length(n)
+
+    def generate(context: Any, b: ir.IRBuilder, signature: Any, values: Any) -> ir.Value:
+        four = b.load(_pointer(context, b, signature.args[0], values[0], values[1], I32))
+        four.align = 1
+        return b.bitcast(_splat(b, four, count), vector(I8, 4 * count))
+
+    return Vector("i8", 4 * count)(a, types.intp, types.intp if isinstance(n, int) else n), generate
+
+
+# --- lane by lane ---
+
+
+def _lanewise(name: str, meaning: Callable[..., Any], floats: str, ints: str = "") -> Any:
+    """An operation of two vectors, by the names of its llvmlite builder methods."""
+
+    def typing(typing_context: Any, x: Any, y: Any) -> Any:
+        if x.element == "f32":
+            return _typed(x, (x, y), lambda b, x, y: getattr(b, floats)(x, y, flags=_EXACT))
+        return _typed(x, (x, y), lambda b, x, y: getattr(b, ints)(x, y))
+
+    return operation(meaning)(_named(name, typing))
+
+
+add = _lanewise("add", np.add, "fadd", "add")
+sub = _lanewise("sub", np.subtract, "fsub", "sub")
+mul = _lanewise("mul", np.multiply, "fmul", "mul")
+div = _lanewise("div", np.divide, "fdiv")
+
+
+def _overloaded(b: ir.IRBuilder, name: str, *args: ir.Value) -> ir.Value:
+    """Call an LLVM intrinsic that exists for every vector length."""
+    kind = args[0].type
+    return call(b, f"{name}.v{kind.count}{'f' if kind.element == F32 else 'i'}32", kind, *args)
+
+
+@operation(np.fmax)
+def maximum(typing_context: Any, x: Any, y: Any) -> Any:
+    return _typed(x, (x, y), lambda b, x, y: _overloaded(b, "llvm.maxnum", x, y))
+
+
+@operation(lambda x, y, z: (x.astype(np.float64) * y + z).astype(np.float32))
+def fma(typing_context: Any, x: Any, y: Any, z: Any) -> Any:
+    return _typed(x, (x, y, z), lambda b, *v: _overloaded(b, _FMA, *v))
+
+
+@operation(np.abs)
+def absolute(typing_context: Any, v: Any) -> Any:
+    return _typed(v, (v,), lambda b, v: _overloaded(b, "llvm.fabs", v))
+
+
+@operation(lambda v: np.rint(v).astype(np.int32))
+def round_i32(typing_context: Any, v: Any) -> Any:
+    to = Vector("i32", v.length)
+    return _typed(to, (v,), lambda b, v: b.fptosi(_overloaded(b, "llvm.nearbyint", v), to.llvm))
+
+
+@operation(lambda v: v.astype(np.float32))
+def to_f32(typing_context: Any, v: Any) -> Any:
+    to = Vector("f32", v.length)
+    return _typed(to, (v,), lambda b, v: b.sitofp(v, to.llvm))
+
+
+# log2(e), ln(2) in two parts, and the polynomial of exp on [-ln(2)/2, ln(2)/2]: Cephes' expf, S. Moshier.
+_LOG2_E, _LN2_HIGH, _LN2_LOW = 1.44269504088896341, 0.693359375, -2.12194440e-4
+_EXP = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1, 1.0, 1.0)
+_EXP_LOW, _EXP_HIGH = -87.33654, 88.37626  # outside, the result is 0 or the largest power of two
+
+
+@operation(np.exp)
+def exp(typing_context: Any, v: Any) -> Any:
+    def build(b: ir.IRBuilder, v: ir.Value) -> ir.Value:
+        n = v.type.count
+
+        def number(x: float) -> ir.Constant:
+            return ir.Constant(v.type, [float(np.float32(x))] * n)
+
+        clamped = _overloaded(b, "llvm.minnum", _overloaded(b, "llvm.maxnum", v, number(_EXP_LOW)), number(_EXP_HIGH))
+        power = _overloaded(b, "llvm.nearbyint", b.fmul(clamped, number(_LOG2_E), flags=_EXACT))
+        rest = _overloaded(b, _FMA, power, number(-_LN2_HIGH), clamped)
+        rest = _overloaded(b, _FMA, power, number(-_LN2_LOW), rest)
+        value = number(_EXP[0])
+        for coefficient in _EXP[1:]:
+            value = _overloaded(b, _FMA, value, rest, number(coefficient))
+        exponent = b.add(b.fptosi(power, vector(I32, n)), constant(I32, [127] * n))
+        result = b.fmul(value, b.bitcast(b.shl(exponent, constant(I32, [23] * n)), v.type), flags=_EXACT)
+        result = b.select(b.fcmp_ordered("<", v, number(_EXP_LOW)), number(0.0), result)
+        return b.select(b.fcmp_unordered("uno", v, v), v, result)
+
+    return _typed(v, (v,), build)
+
+
+# --- one number from all lanes: halves onto halves ---
+
+
+def _reduced(b: ir.IRBuilder, v: ir.Value, combine: Callable[..., ir.Value]) -> ir.Value:
+    while v.type.count > 1:
+        half = v.type.count // 2
+        v = combine(part(b, v, 0, half), part(b, v, half, half))
+    return b.extract_element(v, I32(0))
+
+
+@operation(lambda v: v.sum(dtype=np.float32))
+def sum_f32(typing_context: Any, v: Any) -> Any:
+    return _typed(types.float32, (v,), lambda b, v: _reduced(b, v, lambda x, y: b.fadd(x, y, flags=_EXACT)))
+
+
+@operation(lambda v: v.max())
+def max_f32(typing_context: Any, v: Any) -> Any:
+    return _typed(
+        types.float32, (v,), lambda b, v: _reduced(b, v, lambda x, y: _overloaded(b, "llvm.maxnum", x, y))
+    )
+
+
+@operation(lambda v: v.sum(dtype=np.int32))
+def sum_i32(typing_context: Any, v: Any) -> Any:
+    return _typed(types.int32, (v,), lambda b, v: _reduced(b, v, b.add))
+
+
+# --- bytes ---
+
+
+@operation(lambda v: v.astype(np.int32))
+def widen(typing_context: Any, v: Any) -> Any:
+    to = Vector("i32", v.length)
+    return _typed(to, (v,), lambda b, v: b.sext(v, to.llvm))
+
+
+@operation(lambda v: v.astype(np.int8))
+def narrow(typing_context: Any, v: Any) -> Any:
+    to = Vector("i8", v.length)
+    return _typed(to, (v,), lambda b, v: b.trunc(v, to.llvm))
+
+
+@operation(lambda v: np.repeat(v, 4))
+def spread(typing_context: Any, v: Any) -> Any:
+    n = 4 * v.length
+
+    def build(b: ir.IRBuilder, v: ir.Value) -> ir.Value:
+        return b.shuffle_vector(v, ir.Constant(v.type, ir.Undefined), constant(I32, [i // 4 for i in range(n)]))
+
+    return _typed(Vector("i8", n), (v,), build)
+
+
+@operation(lambda v: v & 15)
+def low_nibbles(typing_context: Any, v: Any) -> Any:
+    return _typed(v, (v,), lambda b, v: b.and_(v, constant(I8, [15] * v.type.count)))
+
+
+@operation(lambda v: (v.view(np.uint8) >> 4).view(np.int8))
+def high_nibbles(typing_context: Any, v: Any) -> Any:
+    return _typed(v, (v,), lambda b, v: b.lshr(v, constant(I8, [4] * v.type.count)))
+
+
+@operation(lambda v, k: v >> k)
+def shift_right(typing_context: Any, v: Any, k: Any) -> Any:
+    return _typed(v, (v, k), lambda b, v, *_: b.ashr(v, constant(v.type.element, [k.literal_value] * v.type.count)))
+
+
+def _dot_meaning(acc: np.ndarray, w: np.ndarray, x: np.ndarray) -> np.ndarray:
+    weights = (w.view(np.uint8) if OFFSET else w).reshape(-1, 4).astype(np.int32)
+    return acc + (weights * x.reshape(-1, 4)).sum(1, dtype=np.int32)
+
+
+@operation(_dot_meaning)
+def dot(typing_context: Any, acc: Any, w: Any, x: Any) -> Any:
+    return _typed(acc, (acc, w, x), _DOT)
+
+
+@operation(lambda v: v ^ np.int8(-OFFSET))
+def biased(typing_context: Any, v: Any) -> Any:
+    flip = -OFFSET  # adding 128 to a byte is flipping its top bit
+    return _typed(v, (v,), lambda b, v: b.xor(v, constant(I8, [flip] * v.type.count)) if OFFSET else v)
+
+
+def look_up_in(table: Sequence[int]) -> Any:
+    """Make look_up(code, meta) for a table of 4 x 16 signed weights, which is compiled in."""
+    entries = [int(x) for x in np.asarray(table).reshape(64)]
+    held = (np.array(entries) + OFFSET).astype(np.uint8).view(np.int8)
+
+    @operation(lambda code, meta: held[16 * (meta.astype(np.int64) & 3) + code])
+    def look_up(typing_context: Any, code: Any, meta: Any) -> Any:
+        return _typed(code, (code, meta), lambda b, code, meta: _LOOK_UP(b, held.tolist(), code, meta))
+
+    return look_up

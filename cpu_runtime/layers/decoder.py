@@ -1,0 +1,69 @@
+"""A stack of pre-norm blocks between an embedding and a head: the frame every family shares."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from cpu_runtime.layers.linear import Activations, Embedding, Linear
+from cpu_runtime.layers.norm import RMSNorm
+
+
+class Mixer(Protocol):
+    """Mixes tokens; keeps what it must remember in a cache of its own kind."""
+
+    def new_cache(self, kv_dtype: np.dtype) -> Any: ...
+
+    def __call__(self, x: Activations, cache: Any) -> np.ndarray: ...
+
+
+class FeedForward(Protocol):
+    """Works on each token alone."""
+
+    def __call__(self, x: Activations) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class Block:
+    """x += mixer(norm1(x)); x += feed_forward(norm2(x))."""
+
+    norm1: RMSNorm
+    mixer: Mixer
+    norm2: RMSNorm
+    feed_forward: FeedForward
+
+    def __call__(self, x: np.ndarray, cache: Any) -> None:
+        """Shapes: x [T, D] f32, changed in place."""
+        x += self.mixer(Activations(self.norm1(x)), cache)
+        x += self.feed_forward(Activations(self.norm2(x)))
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """Token ids to logits; immutable, so that any number of sessions share it."""
+
+    embedding: Embedding
+    blocks: Sequence[Block]
+    norm: RMSNorm
+    head: Linear
+
+    def new_caches(self, kv_dtype: np.dtype) -> list[Any]:
+        """Empty caches for one session, one a block; attention keys and values are stored as `kv_dtype`."""
+        return [block.mixer.new_cache(kv_dtype) for block in self.blocks]
+
+    def hidden(self, ids: np.ndarray, caches: Sequence[Any]) -> np.ndarray:
+        """The last block's output for T further tokens; the caches move on.
+
+        Shapes: ids [T] i64 -> [T, D] f32.
+        """
+        x = self.embedding(ids)
+        for block, cache in zip(self.blocks, caches, strict=True):
+            block(x, cache)
+        return x
+
+    def logits(self, hidden: np.ndarray) -> np.ndarray:
+        """Shapes: hidden [T, D] f32 -> [T, V] f32."""
+        return self.head(Activations(self.norm(hidden)))

@@ -1,0 +1,84 @@
+"""Linear layers over tiled matrices, and the activations they read."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cpu_runtime.kernels.activations import quantize_rows
+from cpu_runtime.kernels.matmul import matmul, read_rows
+from quant.formats import FORMATS, Matrix
+
+BLOCK = 64  # a tiled matrix has whole blocks of 64 inputs
+_INTEGER = {FORMATS[name].id for name in ("q4", "q8")}
+
+
+def padded(cols: int) -> int:
+    """`cols` rounded up to whole blocks."""
+    return -(-cols // BLOCK) * BLOCK
+
+
+class Activations:
+    """T rows of activations that any number of matrices read; quantized to int8 at most once.
+
+    Shapes: x [T, Cp] f32, zero beyond the true width · q [T, Cp] i8 · scale [T, Cp/32] f32 · sums [T, Cp/16] i32
+    """
+
+    __slots__ = ("_int8", "x")
+
+    def __init__(self, x: np.ndarray) -> None:
+        rows, cols = x.shape
+        if cols % BLOCK:
+            wide = np.zeros((rows, padded(cols)), np.float32)
+            wide[:, :cols] = x
+            x = wide
+        self.x = x
+        self._int8: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
+
+    @property
+    def int8(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(q, scale, sums), made on first use."""
+        if self._int8 is None:
+            rows, cols = self.x.shape
+            q = np.empty((rows, cols), np.int8)
+            scale = np.empty((rows, cols // 32), np.float32)
+            sums = np.empty((rows, cols // 16), np.int32)
+            quantize_rows(self.x, q, scale, sums)
+            self._int8 = q, scale, sums
+        return self._int8
+
+
+# What float formats are handed in place of int8 activations: never read, only typed.
+_NO_INT8 = np.zeros((1, 64), np.int8), np.zeros((1, 2), np.float32), np.zeros((1, 4), np.int32)
+
+
+class Linear:
+    """y = x @ W.T for one matrix of the model."""
+
+    __slots__ = ("matrix",)
+
+    def __init__(self, matrix: Matrix) -> None:
+        self.matrix = matrix
+
+    def __call__(self, x: Activations) -> np.ndarray:
+        """Shapes: x of T rows -> [T, rows] f32."""
+        m = self.matrix
+        out = np.empty((x.x.shape[0], m.rows), np.float32)
+        q, scale, sums = x.int8 if m.format.id in _INTEGER else _NO_INT8
+        matmul(m.format.id, m.tiles, m.rows, x.x, q, scale, sums, out)
+        return out
+
+
+class Embedding:
+    """Token ids to rows of the embedding matrix."""
+
+    __slots__ = ("matrix",)
+
+    def __init__(self, matrix: Matrix) -> None:
+        self.matrix = matrix
+
+    def __call__(self, ids: np.ndarray) -> np.ndarray:
+        """Shapes: ids [T] i64 -> [T, D] f32."""
+        m = self.matrix
+        out = np.empty((ids.size, padded(m.cols)), np.float32)
+        read_rows(m.format.id, m.tiles, ids, out)
+        return out[:, : m.cols] if m.cols % BLOCK else out

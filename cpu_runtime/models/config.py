@@ -1,0 +1,75 @@
+"""Reading a checkpoint's config.json with checks, so that an unknown variant fails at load and names the key."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from quant.errors import CheckpointError, UnsupportedError
+
+
+class Keys:
+    """The keys of one config object; every reader checks the type and names the key in its error.
+
+    `where` is the dotted path of the object inside config.json, for messages.
+    """
+
+    def __init__(self, values: dict[str, Any], where: str = "") -> None:
+        self._values = values
+        self._where = where
+
+    def __contains__(self, key: str) -> bool:
+        return self._values.get(key) is not None
+
+    def _path(self, key: str) -> str:
+        return f"{self._where}.{key}" if self._where else key
+
+    def _value(self, key: str, default: Any) -> Any:
+        value = self._values.get(key)
+        if value is None:
+            if default is None:
+                raise CheckpointError(f"config.json: {self._path(key)!r} is missing")
+            return default
+        return value
+
+    def _wrong(self, key: str, value: Any, expected: str) -> CheckpointError:
+        return CheckpointError(f"config.json: {self._path(key)!r} is {value!r}, expected {expected}")
+
+    def size(self, key: str, default: int | None = None) -> int:
+        """A whole number of at least 1."""
+        value = self._value(key, default)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise self._wrong(key, value, "a whole number of at least 1")
+        return value
+
+    def number(self, key: str, default: float | None = None) -> float:
+        """A finite positive number."""
+        value = self._value(key, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+            raise self._wrong(key, value, "a positive number")
+        return float(value)
+
+    def words(self, key: str) -> list[str] | None:
+        """A list of strings, or None where the key is absent."""
+        value = self._values.get(key)
+        if value is None:
+            return None
+        if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
+            raise self._wrong(key, value, "a list of strings")
+        return value
+
+    def inside(self, key: str) -> Keys:
+        """The object under `key`; an empty one where the key is absent."""
+        value = self._values.get(key)
+        if value is None:
+            return Keys({}, self._path(key))
+        if not isinstance(value, dict):
+            raise self._wrong(key, value, "an object")
+        return Keys(value, self._path(key))
+
+    def expect(self, key: str, *allowed: Any) -> None:
+        """Refuse a value that the family's code does not implement; the first allowed one is also the default."""
+        value = self._values.get(key, allowed[0])
+        if value not in allowed:
+            raise UnsupportedError(
+                f"config.json: {self._path(key)!r} is {value!r}; this version runs {' or '.join(map(repr, allowed))}"
+            )

@@ -1,0 +1,109 @@
+"""One timeline: the tokens a model has read so far, and the caches that remember them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from quant.errors import UsageError
+
+if TYPE_CHECKING:
+    from cpu_runtime.engine import Engine
+    from cpu_runtime.events import Event
+    from cpu_runtime.sampling import SamplingParams
+
+PREFILL_CHUNK = 256  # tokens computed at once: enough for the matrices to be read once for many tokens
+
+
+class ContextError(UsageError):
+    """The prompt does not fit the context window."""
+
+
+@dataclass(frozen=True)
+class _Mark:
+    """A place in the timeline that can be gone back to."""
+
+    length: int
+    caches: list[Any]
+
+
+class Session:
+    """A conversation's state over an engine's immutable weights; `tokens` is exactly what the caches remember.
+
+    Callers pass whole prompts; what the session has already read of it is not computed again. A recurrent state
+    can't be cut back like a key/value cache, so the session keeps one mark: where the next turn is likely to differ.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.tokens: list[int] = []
+        self._caches = engine.decoder.new_caches(engine.kv_dtype)
+        self._mark = self._marked()
+
+    def generate(
+        self, prompt_ids: Sequence[int], params: SamplingParams, *, in_reasoning: bool = False, stable: int = 0
+    ) -> Iterator[Event]:
+        """Read the prompt and yield events until the answer ends; closing the iterator stops it.
+
+        `in_reasoning` says that the prompt ends inside the model's thinking. `stable` is how many leading tokens of
+        this prompt the next one is expected to repeat. Raises ContextError, and UsageError for ids out of range.
+        """
+        from cpu_runtime.generate import generate
+
+        return generate(self, prompt_ids, params, in_reasoning=in_reasoning, stable=stable)
+
+    def sync(self, prompt_ids: Sequence[int]) -> int:
+        """Go back to the longest remembered part of the prompt and return its length, short of the last token.
+
+        The last token is always left to compute, because its logits are what generation starts from.
+        """
+        prompt = list(prompt_ids)
+        if len(self.tokens) < len(prompt) and prompt[: len(self.tokens)] == self.tokens:
+            return len(self.tokens)
+        at = self._mark.length
+        if at < len(prompt) and prompt[:at] == self.tokens[:at]:
+            self._rewind(self._mark)
+        else:
+            self.clear()
+        return len(self.tokens)
+
+    def advance(self, ids: Sequence[int]) -> np.ndarray:
+        """Read further tokens and return the last block's output for each.
+
+        Shapes: T ids -> [T, D] f32.
+        """
+        try:
+            hidden = self.engine.decoder.hidden(np.asarray(ids, np.int64), self._caches)
+        except BaseException:
+            # Interrupted between layers, some caches have moved on and some have not: only the start is consistent.
+            self.clear()
+            raise
+        self.tokens.extend(ids)
+        return hidden
+
+    def mark(self) -> None:
+        """Remember this place for a later `sync`, instead of the last one."""
+        self._mark = self._marked()
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.tokens = []
+        for cache in self._caches:
+            cache.clear()
+        self._mark = self._marked()
+
+    @property
+    def bytes(self) -> int:
+        """Memory held by the caches."""
+        return sum(cache.bytes for cache in self._caches)
+
+    def _marked(self) -> _Mark:
+        return _Mark(len(self.tokens), [cache.mark() for cache in self._caches])
+
+    def _rewind(self, mark: _Mark) -> None:
+        for cache, at in zip(self._caches, mark.caches, strict=True):
+            cache.rewind(at)
+        del self.tokens[mark.length :]

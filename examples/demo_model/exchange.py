@@ -1,0 +1,15 @@
+"""The unit that conversations are made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """One question, the thought behind its answer, and the answer; `result` is a number to go on from."""
+
+    user: str
+    thought: str
+    answer: str
+    result: int | None = None
