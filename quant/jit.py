@@ -1,4 +1,4 @@
-"""The only door to Numba: `kernel`, `parallel_kernel`, `prange`, `set_threads`.
+"""The only door to Numba: `kernel`, `parallel_kernel`, `prange`, `set_threads`, `cpu_features`.
 
 Kernels carry no explicit signatures, because those compile at import: their types stand in the Shapes line of the
 docstring. Compiled code is kept on disk, so that each machine compiles once; Numba's cache already tells CPUs and
@@ -46,9 +46,10 @@ import numba  # noqa: E402
 
 # Not `nnan` or `ninf`: masks are -inf, and a softmax that may assume there is none is wrong.
 FASTMATH = frozenset({"nsz", "arcp", "contract", "afn", "reassoc"})
-DISABLED = bool(numba.config.DISABLE_JIT)
+_config: Any = numba.config  # its attributes are made at run time
+DISABLED = bool(_config.DISABLE_JIT)
 prange = numba.prange
-_OPTIONS = {"nogil": True, "cache": True, "fastmath": set(FASTMATH), "error_model": "numpy"}
+_OPTIONS: dict[str, Any] = {"nogil": True, "cache": True, "fastmath": set(FASTMATH), "error_model": "numpy"}
 
 
 def kernel(function: Callable[..., Any]) -> Any:
@@ -63,7 +64,16 @@ def parallel_kernel(function: Callable[..., Any]) -> Any:
 
 def set_threads(count: int) -> None:
     """Let parallel kernels called from this thread use `count` threads, at most one a CPU."""
-    numba.set_num_threads(max(1, min(count, numba.config.NUMBA_NUM_THREADS)))
+    numba.set_num_threads(max(1, min(count, _config.NUMBA_NUM_THREADS)))
+
+
+def cpu_features() -> frozenset[str]:
+    """LLVM's names of the instruction sets kernels compile to; NUMBA_CPU_NAME and NUMBA_CPU_FEATURES change them."""
+    from numba.core.codegen import get_host_cpu_features
+
+    chosen = _config.CPU_FEATURES
+    names = (get_host_cpu_features() if chosen is None else chosen).split(",")
+    return frozenset(name[1:] for name in names if name.startswith("+"))
 
 
 def _fresh(dispatcher: Any) -> Any:

@@ -139,7 +139,7 @@ def _as_float32(x):
     if isinstance(x, np.float32):
         return x
     bits = np.uint32(x)
-    magnitude = np.uint32((bits & _MAGNITUDE) << _SHIFT).view(np.float32) * _REBIAS
+    magnitude = np.float32(np.uint32((bits & _MAGNITUDE) << _SHIFT).view(np.float32) * _REBIAS)
     return np.uint32(magnitude.view(np.uint32) | ((bits & _SIGN) << _SIGN_SHIFT)).view(np.float32)
 
 

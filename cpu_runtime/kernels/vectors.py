@@ -174,11 +174,13 @@ def _writer(dtype: Any) -> Callable[..., None]:
 
 
 def _from_f16(b: ir.IRBuilder, v: ir.Value) -> ir.Value:
-    return b.fpext(b.bitcast(v, vector(F16, v.type.count)), vector(F32, v.type.count)) if _HAS_F16 else f16_to_f32(b, v)
+    n = v.type.count
+    return b.fpext(b.bitcast(v, vector(F16, n)), vector(F32, n)) if _HAS_F16 else f16_to_f32(b, v)
 
 
 def _to_f16(b: ir.IRBuilder, v: ir.Value) -> ir.Value:
-    return b.bitcast(b.fptrunc(v, vector(F16, v.type.count)), vector(I16, v.type.count)) if _HAS_F16 else f32_to_f16(b, v)
+    n = v.type.count
+    return b.bitcast(b.fptrunc(v, vector(F16, n)), vector(I16, n)) if _HAS_F16 else f32_to_f16(b, v)
 
 
 def _named(name: str, typing: Callable[..., Any]) -> Callable[..., Any]:
