@@ -49,6 +49,7 @@ FASTMATH = frozenset({"nsz", "arcp", "contract", "afn", "reassoc"})
 _config: Any = numba.config  # its attributes are made at run time
 DISABLED = bool(_config.DISABLE_JIT)
 prange = numba.prange
+_SHARED = ("codebooks.py", "formats.py", "jit.py")  # sources beside this one whose constants are compiled in
 _OPTIONS: dict[str, Any] = {"nogil": True, "cache": True, "fastmath": set(FASTMATH), "error_model": "numpy"}
 
 
@@ -88,10 +89,10 @@ def _fresh(dispatcher: Any) -> Any:
 
 @cache
 def _stamp(folder: Path) -> str:
-    """A digest of the sources in a kernel's folder, and of the formats that kernels everywhere compile in."""
+    """A digest of the sources in a kernel's folder, and of those whose constants kernels everywhere hold."""
     here = Path(__file__).parent
     digest = hashlib.sha256()
-    for path in sorted({*folder.glob("*.py"), here / "jit.py", here / "formats.py"}):
+    for path in sorted({*folder.glob("*.py"), *(here / name for name in _SHARED)}):
         if path.exists():
             digest.update(path.read_bytes())
     return digest.hexdigest()

@@ -1,0 +1,146 @@
+"""A source checkpoint on disk: shards found through the index, read a range of rows at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from quant.decode import DECODERS
+from quant.errors import CheckpointError, ModelNotFound, UnsupportedError
+from quant.safetensors_file import AGAIN, DTYPE_BYTES, TensorInfo, read_header
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+
+
+class Checkpoint:
+    """Every tensor of a model folder by name; nothing is read until rows are asked for.
+
+    Files are read with positioned reads rather than mapped: a conversion passes over hundreds of gigabytes once, and
+    mapped pages would count as this process's memory and push out what others need.
+    """
+
+    def __init__(self, path: Path, config: dict[str, Any], tensors: dict[str, TensorInfo]) -> None:
+        self.path = path
+        self.config = config
+        self._tensors = tensors
+        self._files: dict[Path, int] = {}
+
+    @classmethod
+    def open(cls, path: Path) -> Checkpoint:
+        """Open a folder; raises ModelNotFound where there is none, CheckpointError naming whatever is wrong inside."""
+        if not path.is_dir():
+            raise ModelNotFound(f"{path} is not a folder")
+        config = read_json(path / "config.json")
+        index = path / INDEX
+        if index.exists():
+            tensors = _through_index(path, read_json(index))
+        elif (path / SINGLE).exists():
+            tensors = read_header(path / SINGLE)[0]
+        else:
+            raise CheckpointError(f"{path}: neither {INDEX} nor {SINGLE}", hint=AGAIN)
+        return cls(path, config, tensors)
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Every tensor's name."""
+        return list(self._tensors)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(tensor.bytes for tensor in self._tensors.values())
+
+    def info(self, name: str) -> TensorInfo:
+        """Where a tensor is, its dtype and shape."""
+        if name not in self._tensors:
+            raise CheckpointError(f"tensor {name!r} is missing from {self.path.name}", hint=AGAIN)
+        return self._tensors[name]
+
+    def values(self, name: str) -> np.ndarray:
+        """A whole tensor in its own shape, f32: for small ones."""
+        info = self.info(name)
+        return self._read(info, 0, info.bytes).reshape(info.shape)
+
+    def rows(self, name: str, start: int, stop: int, expert: int | None = None) -> np.ndarray:
+        """Rows start..stop of a matrix [R, C], or of one expert's matrix in a fused [E, R, C]: -> [stop - start, C] f32."""
+        info = self.info(name)
+        n_rows, cols = info.shape[-2:]
+        first = (expert or 0) * n_rows + start
+        width = cols * DTYPE_BYTES[info.dtype]
+        return self._read(info, first * width, (stop - start) * width).reshape(stop - start, cols)
+
+    def _read(self, info: TensorInfo, start: int, size: int) -> np.ndarray:
+        if info.dtype not in DECODERS:
+            raise UnsupportedError(
+                f"{info.file.name}: tensor {info.name!r} is {info.dtype}; this version reads {', '.join(DECODERS)}"
+            )
+        assert 0 <= start <= start + size <= info.bytes
+        raw = np.empty(size, np.uint8)
+        filled, view = 0, memoryview(raw)
+        while filled < size:
+            got = os.preadv(self._descriptor(info.file), [view[filled:]], info.offset + start + filled)
+            if got == 0:
+                raise CheckpointError(f"{info.file.name} ended within tensor {info.name!r}", hint=AGAIN)
+            filled += got
+        return DECODERS[info.dtype](raw)
+
+    def _descriptor(self, file: Path) -> int:
+        if file not in self._files:
+            self._files[file] = os.open(file, os.O_RDONLY)
+        return self._files[file]
+
+    def close(self) -> None:
+        """Close the files that were read."""
+        for descriptor in self._files.values():
+            os.close(descriptor)
+        self._files.clear()
+
+    def __enter__(self) -> Checkpoint:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """An object from a JSON file; raises CheckpointError naming the file."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path.name} is missing from {path.parent}", hint=AGAIN) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path.name}: {error}", hint=AGAIN) from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path.name}: expected an object, found {type(value).__name__}", hint=AGAIN)
+    return value
+
+
+def _through_index(path: Path, index: dict[str, Any]) -> dict[str, TensorInfo]:
+    weight_map = index.get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
+        raise CheckpointError(f"{INDEX}: 'weight_map' must map tensors to files", hint=AGAIN)
+    tensors: dict[str, TensorInfo] = {}
+    for file, names in _by_file(weight_map):
+        if Path(file).name != file or file in (".", ".."):
+            raise CheckpointError(f"{INDEX} names the file {file!r}, which is outside the model's folder")
+        if not (path / file).exists():
+            raise CheckpointError(f"{INDEX} names {file}, which is missing from {path}", hint=AGAIN)
+        held = read_header(path / file)[0]
+        for name in names:
+            if name not in held:
+                raise CheckpointError(f"{INDEX} puts tensor {name!r} in {file}, which does not hold it", hint=AGAIN)
+            tensors[name] = held[name]
+    return tensors
+
+
+def _by_file(weight_map: dict[str, str]) -> Iterator[tuple[str, list[str]]]:
+    files: dict[str, list[str]] = {}
+    for name, file in weight_map.items():
+        files.setdefault(file, []).append(name)
+    yield from files.items()

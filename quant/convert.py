@@ -1,0 +1,227 @@
+"""From a checkpoint to a quantized model: read a few rows, quantize, write; a layer a file, so that a kill costs one.
+
+The folder is built beside its final name as `<name>.partial` and renamed at the end, so that what has the name of
+a model is a model. A run that was stopped goes on at the first unfinished file and ends with the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from quant import layout
+from quant.checkpoint import INDEX, Checkpoint
+from quant.errors import CheckpointError, ResourceError, UsageError
+from quant.formats import ROWS, Format
+from quant.manifest import FORMAT_VERSION, MANIFEST, manifest
+from quant.plan import Dense, ExpertLayer, Part, Plan, check
+from quant.recipe import Recipe
+from quant.writer import RESUME, FileWriter, Journal, locked, sync_folder
+
+CHUNK = 64 << 20  # bytes of float32 rows held at a time
+SPARE = 64 << 20  # bytes of disk kept free beside the model itself
+COPIED = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
+    "tiktoken.model", "chat_template.jinja", "chat_template.json", "generation_config.json", "LICENSE", "LICENSE.txt",
+)  # fmt: skip
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a conversion is, in bytes of output; `resumed` of them were there before it started."""
+
+    file: str
+    done: int
+    total: int
+    resumed: int
+
+
+def convert(
+    checkpoint: Checkpoint,
+    plan: Plan,
+    recipe: Recipe,
+    out: Path,
+    *,
+    source: str = "",
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+) -> Path:
+    """Write the quantized model to the new folder `out` and return it; `source` names the origin in the manifest.
+
+    Raises UsageError where `out` exists, CheckpointError for a faulty source, ResourceError where the disk is full;
+    after an error or a kill the same call resumes.
+    """
+    check(plan, checkpoint)
+    if out.exists():
+        raise UsageError(f"{out} already exists", hint="remove it, or choose another --out")
+    partial = partial_folder(out)
+    try:
+        partial.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ResourceError(f"can't write {partial.parent}: {error.strerror}") from error
+    with locked(partial):
+        _convert(checkpoint, plan, recipe, partial, source, on_progress)
+        partial.joinpath("lock").unlink()
+        partial.rename(out)
+        sync_folder(out.parent)
+    return out
+
+
+def partial_folder(out: Path) -> Path:
+    """Where a model is built before it has its name."""
+    return out.with_name(out.name + ".partial")
+
+
+def _convert(
+    checkpoint: Checkpoint, plan: Plan, recipe: Recipe, folder: Path, source: str, report: Callable[[Progress], None]
+) -> None:
+    journal = Journal(folder, _fingerprint(checkpoint, plan, recipe))
+    jobs = _jobs(checkpoint, plan, recipe)
+    total = sum(job.bytes for job in jobs)
+    resumed = done = sum(job.bytes for job in jobs if job.file in journal.finished)
+    free = shutil.disk_usage(folder).free
+    if free < total - done + SPARE:
+        raise ResourceError(
+            f"{(total - done + SPARE) / 1e9:.2f} GB needed at {folder.parent}, {free / 1e9:.2f} GB free",
+            hint=RESUME,
+        )
+    for job in jobs:
+        if job.file not in journal.finished:
+            crc32 = []
+            with FileWriter(folder / job.file) as file:
+                for data in ahead(job.data()):
+                    file.write(data)
+                    if job.records:
+                        crc32.append(zlib.crc32(data))
+                    report(Progress(job.file, done + file.bytes, total, resumed))
+            assert file.bytes == job.bytes
+            journal.add({"file": job.file, "bytes": file.bytes, "sha256": file.sha256, "crc32": crc32[1:]})
+            done += job.bytes
+    _finish(checkpoint, plan, recipe, folder, source, journal)
+
+
+def _finish(
+    checkpoint: Checkpoint, plan: Plan, recipe: Recipe, folder: Path, source: str, journal: Journal
+) -> None:
+    """The small files, the manifest last."""
+    small = {name: (checkpoint.path / name).read_bytes() for name in COPIED if (checkpoint.path / name).is_file()}
+    own = {"quant_method": "moe", "format_version": FORMAT_VERSION, "recipe": recipe.name}
+    small["config.json"] = _json({**checkpoint.config, "quantization_config": own})
+    places = {dense.name: layout.DENSE_FILE for dense in plan.dense}
+    places |= {layout.expert_tensor(e.layer): layout.expert_file(e.layer) for e in plan.experts}
+    size = sum(entry["bytes"] for entry in journal.finished.values())
+    small[INDEX] = _json({"metadata": {"total_size": size}, "weight_map": places})
+    files = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in small.items()}
+    for entry in journal.finished.values():
+        files[entry["file"]] = {"bytes": entry["bytes"], "sha256": entry["sha256"]}
+    crc32 = {name: entry["crc32"] for name, entry in journal.finished.items()}
+    small[MANIFEST] = _json(manifest(checkpoint, plan, recipe, source, dict(sorted(files.items())), crc32))
+    for name, data in small.items():
+        with FileWriter(folder / name) as file:
+            file.write(data)
+    journal.remove()
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def _fingerprint(checkpoint: Checkpoint, plan: Plan, recipe: Recipe) -> str:
+    """Identifies what is being made: a partial folder is gone on with only by the same source, plan and recipe."""
+    shards = sorted({(i.file.name, i.file.stat().st_size) for i in map(checkpoint.info, checkpoint.names)})
+    parts = (FORMAT_VERSION, checkpoint.config, repr(plan), recipe.formats, shards)
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One file to write: its data in order, the header first; `records` tells that each further piece is an expert."""
+
+    file: str
+    bytes: int
+    records: bool
+    data: Callable[[], Iterator[bytes | memoryview]]
+
+
+def _jobs(checkpoint: Checkpoint, plan: Plan, recipe: Recipe) -> list[_Job]:
+    return [_dense_job(checkpoint, plan, recipe)] + [_expert_job(checkpoint, e, recipe) for e in plan.experts]
+
+
+def _dense_job(checkpoint: Checkpoint, plan: Plan, recipe: Recipe) -> _Job:
+    ordered = [(dense, *layout.stored_shape(dense, recipe, checkpoint)) for dense in layout.in_file_order(plan)]
+    sizes = {d.name: (dtype, shape, int(np.prod(shape)) * (1 if form else 4)) for d, dtype, shape, form in ordered}
+    head = layout.header(sizes)
+
+    def data() -> Iterator[bytes | memoryview]:
+        yield head
+        for dense, _, _, form in ordered:
+            if form is None:
+                yield _vector(checkpoint, dense)
+            else:
+                yield from (packed.data for packed in _packed(checkpoint, dense.source, form, 0, dense.shape[0]))
+
+    return _Job(layout.DENSE_FILE, len(head) + sum(size for _, _, size in sizes.values()), False, data)
+
+
+def _expert_job(checkpoint: Checkpoint, layer: ExpertLayer, recipe: Recipe) -> _Job:
+    parts, record_bytes = layout.record_parts(layer, recipe, checkpoint)
+    size = layer.n_experts * record_bytes
+    head = layout.header({layout.expert_tensor(layer.layer): ("U8", (layer.n_experts, record_bytes), size)})
+
+    def data() -> Iterator[bytes | memoryview]:
+        yield head
+        for expert in range(layer.n_experts):
+            record = np.zeros(record_bytes, np.uint8)
+            for part in layer.parts:
+                place = parts[part.name]
+                at = place.offset
+                for packed in _part(checkpoint, part, place.format, expert):
+                    record[at : at + packed.size] = packed.reshape(-1)
+                    at += packed.size
+            yield record.data
+
+    return _Job(layout.expert_file(layer.layer), len(head) + size, True, data)
+
+
+def _part(checkpoint: Checkpoint, part: Part, form: Format, expert: int) -> Iterator[np.ndarray]:
+    start, stop = part.rows or (0, part.shape[0])
+    yield from _packed(checkpoint, part.tensor(expert), form, start, stop, expert if part.fused else None)
+
+
+def _packed(
+    checkpoint: Checkpoint, name: str, form: Format, start: int, stop: int, expert: int | None = None
+) -> Iterator[np.ndarray]:
+    """Packed tiles of rows start..stop, a bounded number of rows at a time."""
+    cols = checkpoint.info(name).shape[-1]
+    step = max(ROWS, CHUNK // (4 * cols) // ROWS * ROWS)
+    for at in range(start, stop, step):
+        try:
+            yield form.pack(checkpoint.rows(name, at, min(at + step, stop), expert))
+        except ValueError as error:
+            raise CheckpointError(f"tensor {name!r}: {error}", hint="the source is damaged; pull it again") from error
+
+
+def _vector(checkpoint: Checkpoint, dense: Dense) -> memoryview:
+    values = checkpoint.values(dense.source)
+    if not np.isfinite(values).all():
+        raise CheckpointError(f"tensor {dense.source!r}: a value is not finite")
+    return np.ascontiguousarray(values, "<f4").reshape(-1).view(np.uint8).data
+
+
+def ahead(pieces: Iterable[T]) -> Iterator[T]:
+    """The same pieces, the next one made in a thread while this one is used."""
+    iterator, end = iter(pieces), object()
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, iterator, end)
+        while (piece := coming.result()) is not end:
+            coming = thread.submit(next, iterator, end)
+            yield piece  # type: ignore[misc]

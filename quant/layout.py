@@ -1,0 +1,88 @@
+"""How the plan's tensors lie in a quantized model's files: every offset is known before a byte is written."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from quant.checkpoint import Checkpoint
+from quant.formats import FORMATS, Format
+from quant.plan import Dense, ExpertLayer, Plan
+from quant.recipe import Recipe
+
+PAGE = 4096  # bytes; data and expert records begin at multiples, so that one unbuffered read fetches a record
+DENSE_FILE = "dense.safetensors"
+
+
+def expert_file(layer: int) -> str:
+    """The file that holds a layer's experts."""
+    return f"experts-{layer:03d}.safetensors"
+
+
+def expert_tensor(layer: int) -> str:
+    """The name of the tensor of a layer's records."""
+    return f"layers.{layer}.experts"
+
+
+@dataclass(frozen=True)
+class RecordPart:
+    """One matrix of an expert's record: `offset` bytes into it, `bytes` long."""
+
+    format: Format
+    rows: int
+    cols: int
+    offset: int
+    bytes: int
+
+    def to_json(self) -> dict[str, Any]:
+        """As the manifest has it."""
+        return {**asdict(self), "format": self.format.name}
+
+    @classmethod
+    def from_json(cls, entry: dict[str, Any]) -> RecordPart:
+        """From the manifest; raises KeyError or TypeError where it is not such an entry."""
+        numbers = [entry[key] for key in ("rows", "cols", "offset", "bytes")]
+        if not all(isinstance(n, int) and n >= 0 for n in numbers):
+            raise TypeError("rows, cols, offset and bytes must be whole numbers")
+        part = cls(FORMATS[entry["format"]], *numbers)
+        if part.bytes != part.format.matrix_bytes(part.rows, part.cols):
+            raise TypeError(f"{part.rows} x {part.cols} in {part.format.name} is not {part.bytes} bytes")
+        return part
+
+
+def record_parts(layer: ExpertLayer, recipe: Recipe, checkpoint: Checkpoint) -> tuple[dict[str, RecordPart], int]:
+    """(parts by name, bytes of a record rounded up to whole pages)."""
+    parts, at = {}, 0
+    for part in layer.parts:
+        form = recipe.format("expert", checkpoint.info(part.tensor(0)).dtype)
+        size = form.matrix_bytes(*part.shape)
+        parts[part.name] = RecordPart(form, *part.shape, at, size)
+        at += size
+    return parts, -(-at // PAGE) * PAGE
+
+
+def stored_shape(dense: Dense, recipe: Recipe, checkpoint: Checkpoint) -> tuple[str, tuple[int, ...], Format | None]:
+    """(safetensors dtype, shape, format) of a dense tensor as it is stored; no format for vectors."""
+    if dense.kind == "vector":
+        return "F32", dense.shape, None
+    rows, cols = dense.shape
+    form = recipe.format(dense.role, checkpoint.info(dense.source).dtype)
+    tile_bytes = form.tile_bytes(cols)
+    return "U8", (form.matrix_bytes(rows, cols) // tile_bytes, tile_bytes), form
+
+
+def in_file_order(plan: Plan) -> list[Dense]:
+    """Matrices first: they are whole lines of 64 bytes, so that each begins at one; vectors after them."""
+    return sorted(plan.dense, key=lambda dense: dense.kind == "vector")
+
+
+def header(tensors: dict[str, tuple[str, tuple[int, ...], int]]) -> bytes:
+    """A safetensors header for name -> (dtype, shape, bytes), padded with spaces to whole pages."""
+    entries, at = {}, 0
+    for name, (dtype, shape, size) in tensors.items():
+        entries[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, at + size]}
+        at += size
+    text = json.dumps({"__metadata__": {"format": "moe"}, **entries}, separators=(",", ":")).encode()
+    text += b" " * (-(8 + len(text)) % PAGE)
+    return len(text).to_bytes(8, "little") + text

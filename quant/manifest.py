@@ -1,0 +1,47 @@
+"""The manifest: what each stored tensor is, and a checksum of every file and every expert record."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from quant import layout
+from quant.checkpoint import Checkpoint
+from quant.plan import Plan
+from quant.recipe import Recipe
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+
+
+def manifest(
+    checkpoint: Checkpoint,
+    plan: Plan,
+    recipe: Recipe,
+    source: str,
+    files: dict[str, dict[str, Any]],
+    crc32: dict[str, list[int]],
+) -> dict[str, Any]:
+    """The manifest's JSON object; see `quant/FORMAT.md` for its keys."""
+    dense: dict[str, Any] = {}
+    for tensor in plan.dense:
+        _, _, form = layout.stored_shape(tensor, recipe, checkpoint)
+        entry: dict[str, Any] = {"role": tensor.role, "source": tensor.source, "shape": list(tensor.shape)}
+        dense[tensor.name] = entry if form is None else {**entry, "format": form.name}
+    experts: dict[str, Any] = {}
+    for layer in plan.experts:
+        parts, record_bytes = layout.record_parts(layer, recipe, checkpoint)
+        experts[str(layer.layer)] = {
+            "file": layout.expert_file(layer.layer),
+            "n_experts": layer.n_experts,
+            "record_bytes": record_bytes,
+            "parts": {name: part.to_json() for name, part in parts.items()},
+            "crc32": crc32[layout.expert_file(layer.layer)],
+        }
+    return {
+        "format_version": FORMAT_VERSION,
+        "recipe": {"name": recipe.name, "formats": recipe.formats},
+        "source": {"name": source or checkpoint.path.name, "bytes": checkpoint.bytes},
+        "files": files,
+        "dense": dense,
+        "experts": experts,
+    }

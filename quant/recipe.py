@@ -1,0 +1,61 @@
+"""Which format each role is stored in: a small TOML file, three of which are built in."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+from quant.errors import UsageError
+from quant.formats import FORMATS, Format
+from quant.plan import ROLES
+
+_BUILT_IN = Path(__file__).parent / "recipes"
+# A router that is rounded picks other experts, so these are computed in float32 whatever the source stored.
+_FLOAT32_ROLES = ("router", "gate")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Formats by role; a role that is not named is stored exactly."""
+
+    name: str
+    description: str
+    formats: dict[str, str]
+
+    def format(self, role: str, source_dtype: str) -> Format:
+        """The format for a matrix of `role` whose source is `source_dtype` (a safetensors dtype)."""
+        name = self.formats.get(role, "exact")
+        if name != "exact":
+            return FORMATS[name]
+        lossless = FORMATS["bf16"].lossless_from
+        return FORMATS["bf16" if source_dtype in lossless and role not in _FLOAT32_ROLES else "f32"]
+
+
+def built_in() -> list[str]:
+    """Names of the recipes that come with the package."""
+    return sorted(path.stem for path in _BUILT_IN.glob("*.toml"))
+
+
+def load_recipe(name: str) -> Recipe:
+    """A built-in recipe by name, or one from a TOML file; raises UsageError naming what is wrong with it."""
+    path = _BUILT_IN / f"{name}.toml" if name in built_in() else Path(name)
+    if not path.is_file():
+        raise UsageError(
+            f"no recipe {name!r}", hint=f"built in: {', '.join(built_in())}; or the path of a TOML file like them"
+        )
+    try:
+        text = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path.name}: {error}") from error
+    formats, description = text.pop("formats", None), text.pop("description", "")
+    if text:
+        raise UsageError(f"{path.name}: unknown key {next(iter(text))!r}; a recipe has 'description' and [formats]")
+    if not isinstance(formats, dict) or not isinstance(description, str):
+        raise UsageError(f"{path.name}: a recipe needs a table [formats] of role = format")
+    for role, format_name in formats.items():
+        if role not in ROLES:
+            raise UsageError(f"{path.name}: unknown role {role!r}; roles are {', '.join(ROLES)}")
+        if format_name not in (*FORMATS, "exact"):
+            raise UsageError(f"{path.name}: {role} = {format_name!r}; formats are {', '.join(FORMATS)} and exact")
+    return Recipe(path.stem, description, formats)

@@ -1,0 +1,105 @@
+"""Reading one safetensors file's header with every claim checked, because files are untrusted.
+
+Format: 8 bytes little-endian header length, that many bytes of JSON, then the tensors' bytes without holes.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from quant.errors import CheckpointError
+
+LARGEST_HEADER = 100_000_000  # bytes, the format's own limit
+DTYPE_BYTES = {
+    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2,
+    "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1,
+}  # fmt: skip
+AGAIN = "pull the model again"
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """Where a tensor is: `offset` from the start of `file`, `bytes` long."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    file: Path
+    offset: int
+    bytes: int
+
+
+def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
+    """(tensors by name, metadata) of a safetensors file; raises CheckpointError naming the file and the fault."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if size < 8 or length > min(LARGEST_HEADER, size - 8):
+                raise CheckpointError(
+                    f"{path.name}: the header claims {length} bytes, the file has {size}", hint=AGAIN
+                )
+            raw = file.read(length)
+    except OSError as error:
+        raise CheckpointError(f"{path.name}: {error.strerror or error}") from error
+    try:
+        header = json.loads(raw, object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path.name}: the header is not JSON ({error})", hint=AGAIN) from error
+    if not isinstance(header, dict):
+        raise CheckpointError(f"{path.name}: the header is not an object", hint=AGAIN)
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict):
+        raise CheckpointError(f"{path.name}: __metadata__ is not an object", hint=AGAIN)
+    tensors = {name: _tensor(path, name, entry, 8 + length, size) for name, entry in header.items()}
+    _check_cover(path, list(tensors.values()), 8 + length, size)
+    return tensors, metadata
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key appears twice")
+    return found
+
+
+def _tensor(path: Path, name: str, entry: Any, start: int, size: int) -> TensorInfo:
+    def wrong(what: str) -> CheckpointError:
+        return CheckpointError(f"{path.name}: tensor {name!r}: {what}", hint=AGAIN)
+
+    if not isinstance(entry, dict):
+        raise wrong("its entry is not an object")
+    dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
+    if not isinstance(dtype, str) or dtype not in DTYPE_BYTES:
+        raise wrong(f"unknown dtype {dtype!r}")
+    if not _whole_numbers(shape) or not _whole_numbers(offsets) or len(offsets) != 2:
+        raise wrong("shape and data_offsets must be lists of whole numbers")
+    begin, end = offsets
+    expected = DTYPE_BYTES[dtype]
+    for extent in shape:  # Python's integers do not overflow; the bound keeps them from growing without need
+        expected *= extent
+        if expected > size:
+            break
+    if end - begin != expected:
+        raise wrong(f"{shape} of {dtype} is {expected} bytes, data_offsets give {end - begin}")
+    if start + end > size:
+        raise wrong(f"its data ends at byte {start + end}, the file has {size}: it is truncated")
+    return TensorInfo(name, dtype, tuple(shape), path, start + begin, end - begin)
+
+
+def _whole_numbers(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(v, int) and not isinstance(v, bool) and v >= 0 for v in value)
+
+
+def _check_cover(path: Path, tensors: list[TensorInfo], start: int, size: int) -> None:
+    at = start
+    for tensor in sorted(tensors, key=lambda t: (t.offset, t.bytes)):
+        if tensor.offset != at:
+            fault = "overlaps the one before it" if tensor.offset < at else "leaves a hole before it"
+            raise CheckpointError(f"{path.name}: tensor {tensor.name!r} {fault}", hint=AGAIN)
+        at += tensor.bytes
+    if at != size:
+        raise CheckpointError(f"{path.name}: tensors end at byte {at}, the file has {size}", hint=AGAIN)
