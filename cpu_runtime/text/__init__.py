@@ -1,0 +1,1 @@
+"""Between text and tokens: tokenizer, chat template, and the channels of what a model writes."""
