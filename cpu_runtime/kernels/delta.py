@@ -15,7 +15,6 @@ from cpu_runtime.kernels.norm import inverse_rms
 from quant.jit import kernel, parallel_kernel, prange
 
 _CHANNELS = 512  # channels of the convolution a thread takes at once
-_COLUMNS = 64  # columns of the memory a thread takes at once: 32 KB with 128 rows, which stay in its L1 or L2 cache
 _L2_EPS = np.float32(1e-6)  # added to the sum of squares before the root
 _ZERO = np.float32(0)
 
@@ -31,22 +30,37 @@ def causal_conv_silu(x, weight, state, out):
     taps = weight.shape[1]
     for block in prange((channels + _CHANNELS - 1) // _CHANNELS):
         first = block * _CHANNELS
-        last = min(first + _CHANNELS, channels)
+        count = min(_CHANNELS, channels - first)
+        weights = np.empty((taps, _CHANNELS), np.float32)  # tap-major, so that channels are vector lanes
+        for c in range(count):
+            for j in range(taps):
+                weights[j, c] = weight[first + c, j]
+        total = np.empty(count, np.float32)
         for t in range(tokens):
-            for c in range(first, last):
-                out[t, c] = weight[c, taps - 1] * x[t, c]
-            for j in range(taps - 1):
-                source = t - taps + 1 + j
-                row = x[source] if source >= 0 else state[source + taps - 1]
-                for c in range(first, last):
-                    out[t, c] += weight[c, j] * row[c]
-            for c in range(first, last):
-                out[t, c] = silu(out[t, c])
+            total[:] = _ZERO
+            for j in range(taps):
+                _add_product(weights[j], _row(x, state, t - taps + 1 + j)[first : first + count], total)
+            _silu(total, out[t, first : first + count])
         for j in range(taps - 1):
-            source = tokens - taps + 1 + j
-            row = x[source] if source >= 0 else state[source + taps - 1]
-            for c in range(first, last):
-                state[j, c] = row[c]
+            state[j, first : first + count] = _row(x, state, tokens - taps + 1 + j)[first : first + count]
+
+
+@kernel
+def _row(x, state, t):
+    """The inputs of token t of x; those before it are the rows of the state."""
+    return x[t] if t >= 0 else state[state.shape[0] + t]
+
+
+@kernel
+def _add_product(x, y, out):
+    for i in range(out.size):
+        out[i] += x[i] * y[i]
+
+
+@kernel
+def _silu(x, out):
+    for i in range(out.size):
+        out[i] = silu(x[i])
 
 
 @kernel
@@ -64,7 +78,15 @@ def delta_gates(a, b, a_log, dt_bias, decay, beta):
             beta[t, h] = sigmoid(b[t, h])
 
 
-def gated_delta(q, k, v, decay, beta, state, out):
+def gated_delta(
+    q: np.ndarray,
+    k: np.ndarray,
+    v: np.ndarray,
+    decay: np.ndarray,
+    beta: np.ndarray,
+    state: np.ndarray,
+    out: np.ndarray,
+) -> None:
     """Decay the memory, correct what it answers to k towards v, and read it with q, token by token.
 
         S = exp(decay) S;   S += outer(k, beta (v - k S));   out = q S
@@ -96,75 +118,91 @@ def _to_unit_length(x, factor, out):
 def _gated_delta(q, k, v, decay, beta, state, out):
     tokens, key_heads, _ = q.shape
     _, value_heads, dv = v.shape
-    blocks = (dv + _COLUMNS - 1) // _COLUMNS
-    for item in prange(value_heads * blocks):
-        # The columns of S never meet, so that blocks of them run on their own through all the tokens.
-        h, first = item // blocks, item % blocks * _COLUMNS
-        last = min(first + _COLUMNS, dv)
+    for h in prange(value_heads):
         key_head = h // (value_heads // key_heads)
-        answer = np.empty(_COLUMNS, np.float32)
+        read, error = np.empty(dv, np.float32), np.empty(dv, np.float32)
         for t in range(tokens):
             keep = np.float32(math.exp(np.float64(decay[t, h])))
-            _step(
-                q[t, key_head], k[t, key_head], v[t, h, first:last], keep, beta[t, h],
-                state[h, :, first:last], answer[: last - first], out[t, h, first:last],
-            )
+            q_k = _products(q[t, key_head], k[t, key_head], state[h], read, error)
+            for j in range(dv):
+                error[j] = beta[t, h] * (v[t, h, j] - keep * error[j])
+                out[t, h, j] = keep * read[j] + q_k * error[j]
+            _update(state[h], keep, k[t, key_head], error)
 
 
 @kernel
-def _step(q, k, v, keep, beta, state, answer, out):
-    """One token. Both products read the state once, before the update: q (keep S + k d) = keep (q S) + (q k) d.
+def _products(q, k, state, q_state, k_state):
+    """q S and k S, S read once; returns q . k.
 
-    Shapes: q, k [dk] f32 · v, answer, out [columns] f32 · state [dk, columns] f32
+    Both read the memory before it changes, since q (keep S + outer(k, e)) = keep (q S) + (q . k) e.
+    Shapes: q, k [dk] f32 · state S [dk, dv] f32 · q_state, k_state [dv] f32
     """
     rows, columns = state.shape
-    answer[:] = _ZERO
-    out[:] = _ZERO
-    q_k = _ZERO
     whole = rows - rows % 4
+    q_k = _ZERO
+    q_state[:] = _ZERO
+    k_state[:] = _ZERO
     for i in range(0, whole, 4):
         s0, s1, s2, s3 = state[i], state[i + 1], state[i + 2], state[i + 3]
-        k0, k1, k2, k3 = k[i], k[i + 1], k[i + 2], k[i + 3]
         q0, q1, q2, q3 = q[i], q[i + 1], q[i + 2], q[i + 3]
+        k0, k1, k2, k3 = k[i], k[i + 1], k[i + 2], k[i + 3]
         q_k += (q0 * k0 + q1 * k1) + (q2 * k2 + q3 * k3)
         for j in range(columns):
-            answer[j] += (k0 * s0[j] + k1 * s1[j]) + (k2 * s2[j] + k3 * s3[j])
-            out[j] += (q0 * s0[j] + q1 * s1[j]) + (q2 * s2[j] + q3 * s3[j])
+            q_state[j] += (q0 * s0[j] + q1 * s1[j]) + (q2 * s2[j] + q3 * s3[j])
+            k_state[j] += (k0 * s0[j] + k1 * s1[j]) + (k2 * s2[j] + k3 * s3[j])
     for i in range(whole, rows):
         q_k += q[i] * k[i]
         for j in range(columns):
-            answer[j] += k[i] * state[i, j]
-            out[j] += q[i] * state[i, j]
-    for j in range(columns):
-        answer[j] = beta * (v[j] - keep * answer[j])
-        out[j] = keep * out[j] + q_k * answer[j]
-    for i in range(rows):
-        for j in range(columns):
-            state[i, j] = keep * state[i, j] + k[i] * answer[j]
+            q_state[j] += q[i] * state[i, j]
+            k_state[j] += k[i] * state[i, j]
+    return q_k
+
+
+@kernel
+def _update(state, keep, k, error):
+    """S = keep S + outer(k, error)."""
+    for i in range(state.shape[0]):
+        row, k_i = state[i], k[i]
+        for j in range(row.size):
+            row[j] = keep * row[j] + k_i * error[j]
 
 
 @parallel_kernel
 def gated_norm(x, z, weight, eps, out):
-    """out = weight * x / rms(x) * silu(z), a head at a time; out may be x.
+    """out = weight * x / rms(x) * silu(z), a head at a time; into another array than x it is several times faster.
 
     Shapes: x, z, out [T, H, d] f32 · weight [d] f32
     """
-    tokens, heads, size = x.shape
+    tokens, heads, _ = x.shape
     for row in prange(tokens * heads):
         t, h = row // heads, row % heads
-        scale = inverse_rms(x[t, h], eps)
-        for i in range(size):
-            out[t, h, i] = x[t, h, i] * scale * weight[i] * silu(z[t, h, i])
+        _gated_norm_row(x[t, h], z[t, h], weight, eps, out[t, h])
+
+
+@kernel
+def _gated_norm_row(x, z, weight, eps, out):
+    scale = inverse_rms(x, eps)
+    for i in range(x.size):
+        out[i] = x[i] * scale * weight[i] * silu(z[i])
+
+
+def sigmoid_gate(x: np.ndarray, gate: np.ndarray, out: np.ndarray) -> None:
+    """out = x * sigmoid(gate); into another array than x it is several times faster.
+
+    Shapes: x, gate, out [T, H, d] f32
+    """
+    _sigmoid_gate(x, np.ascontiguousarray(gate), out)
 
 
 @parallel_kernel
-def sigmoid_gate(x, gate, out):
-    """out = x * sigmoid(gate); out may be x.
-
-    Shapes: x, gate, out [T, H, d] f32; the gate may be a strided view
-    """
-    tokens, heads, size = x.shape
+def _sigmoid_gate(x, gate, out):
+    tokens, heads, _ = x.shape
     for row in prange(tokens * heads):
         t, h = row // heads, row % heads
-        for i in range(size):
-            out[t, h, i] = x[t, h, i] * sigmoid(gate[t, h, i])
+        _sigmoid_gate_row(x[t, h], gate[t, h], out[t, h])
+
+
+@kernel
+def _sigmoid_gate_row(x, gate, out):
+    for i in range(x.size):
+        out[i] = x[i] * sigmoid(gate[i])

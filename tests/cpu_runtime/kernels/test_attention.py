@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cpu_runtime.kernels.attention import append_kv, attend
+from quant.jit import set_threads
+from tests import reference
+
+ROOT = Path(__file__).parents[3]
+
+
+def case(
+    positions: int, tokens: int, heads: int, kv_heads: int, size: int, dtype: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """q [T, H, d] of the last tokens, and caches that hold junk beyond the positions."""
+    rng = np.random.default_rng(positions + size)
+    q = rng.standard_normal((tokens, heads, size)).astype(np.float32)
+    k, v = (rng.standard_normal((kv_heads, positions + 40, size)).astype(dtype) for _ in range(2))
+    k[:, positions:], v[:, positions:] = 999, -999
+    return q, k, v
+
+
+def answer(q: np.ndarray, k: np.ndarray, v: np.ndarray, start: int) -> np.ndarray:
+    out = np.full_like(q, np.nan)
+    attend(q, k, v, start, np.float32(q.shape[2] ** -0.5), out)
+    return out
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize(("heads", "kv_heads", "size"), [(4, 2, 32), (3, 1, 64), (8, 8, 20), (32, 2, 256)])
+@pytest.mark.parametrize(("start", "tokens"), [(0, 1), (0, 2), (0, 65), (31, 7), (255, 2), (700, 1), (510, 65)])
+def test_attention_matches_its_twin(dtype: str, heads: int, kv_heads: int, size: int, start: int, tokens: int) -> None:
+    q, k, v = case(start + tokens, tokens, heads, kv_heads, size, dtype)
+    expected = reference.attend(q, k, v, start, size**-0.5)
+    np.testing.assert_allclose(answer(q, k, v, start), expected, atol=2e-6)
+
+
+def test_a_token_alone_and_among_others_is_the_same_bits() -> None:
+    q, k, v = case(530, 300, 6, 2, 32, "float16")
+    whole = answer(q, k, v, 230)
+    alone = np.concatenate([answer(q[t : t + 1], k, v, 230 + t) for t in range(300)])
+    set_threads(1)
+    one_thread = answer(q, k, v, 230)
+    set_threads(64)
+    assert np.array_equal(whole, alone)
+    assert np.array_equal(whole, one_thread)
+
+
+def test_many_positions_need_several_waves_of_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    q, k, v = case(530, 30, 6, 2, 32, "float32")
+    whole = answer(q, k, v, 500)
+    monkeypatch.setattr("cpu_runtime.kernels.attention._PARTIAL_FLOATS", 7 * 6 * 3 * 32)
+    assert np.array_equal(answer(q, k, v, 500), whole)
+
+
+@pytest.mark.parametrize("size", [1e-3, 60.0])
+def test_extreme_scores_stay_finite(size: float) -> None:
+    q, k, v = case(300, 3, 2, 1, 32, "float32")
+    q, k = (q * size).astype(np.float32), (k * size).astype(np.float32)
+    out = answer(q, k, v, 297)
+    assert np.isfinite(out).all()
+    np.testing.assert_allclose(out, reference.attend(q, k, v, 297, 32**-0.5), atol=2e-3)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_append_stores_rows_at_their_positions(dtype: str) -> None:
+    rng = np.random.default_rng(0)
+    k, v = (rng.standard_normal((3, 2, 32)).astype(np.float32) for _ in range(2))
+    k_cache, v_cache = np.zeros((2, 9, 32), dtype), np.zeros((2, 9, 32), dtype)
+    append_kv(k, v, 5, k_cache, v_cache)
+    assert np.array_equal(k_cache[:, 5:8], k.transpose(1, 0, 2).astype(dtype))
+    assert np.array_equal(v_cache[:, 5:8], v.transpose(1, 0, 2).astype(dtype))
+    assert not k_cache[:, :5].any()
+    assert not k_cache[:, 8:].any()
+
+
+def test_every_float16_is_read_exactly() -> None:
+    numbers = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    numbers = numbers[np.isfinite(numbers)].reshape(1, 1, -1)
+    out = np.empty(numbers.shape, np.float32)
+    attend(np.zeros_like(out), numbers, numbers, 0, np.float32(1), out)  # one position: the answer is its value
+    assert np.array_equal(out, numbers.astype(np.float32))
+
+
+def test_numbers_beyond_float16_become_the_largest_one() -> None:
+    rows = np.array([[[1e6, -1e6]]], np.float32)
+    cache = np.zeros((1, 1, 2), np.float16)
+    append_kv(rows, rows, 0, cache, cache)
+    assert cache.tolist() == [[[65504, -65504]]]
+
+
+TINY = """
+import numpy as np
+from cpu_runtime.kernels import attention, delta, norm, rope, router
+from tests import reference
+
+f = lambda *shape: np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+empty = lambda *shape: np.empty(shape, np.float32)
+close = lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5)
+
+out = empty(2, 8)
+norm.rms_norm(f(2, 8), f(8), np.float32(1e-6), out)
+close(out, reference.rms_norm(f(2, 8), f(8), 1e-6))
+
+for kind in "rotate_half_split", "rotate_interleaved":
+    heads = f(2, 2, 8)
+    getattr(rope, kind)(heads, 3, f(2))
+    close(heads, getattr(reference, kind)(f(2, 2, 8), 3, f(2)))
+
+for dtype in np.float16, np.float32:
+    cache = np.zeros((1, 4, 4), dtype)
+    attention.append_kv(f(4, 1, 4), f(4, 1, 4), 0, cache, cache)
+    out = empty(2, 2, 4)
+    attention.attend(f(2, 2, 4), cache, cache, 2, np.float32(0.5), out)
+    close(out, reference.attend(f(2, 2, 4), cache, cache, 2, 0.5))
+
+state, out = f(3, 6), empty(2, 6)
+delta.causal_conv_silu(f(2, 6), f(6, 4), state, out)
+twin = f(3, 6)
+close(out, reference.causal_conv_silu(f(2, 6), f(6, 4), twin))
+close(state, twin)
+
+decay, beta = empty(2, 2), empty(2, 2)
+delta.delta_gates(f(2, 2), f(2, 2), f(2), f(2), decay, beta)
+close((decay, beta), reference.delta_gates(f(2, 2), f(2, 2), f(2), f(2)))
+
+state, out, twin = f(2, 6, 4), empty(2, 2, 4), f(2, 6, 4)
+delta.gated_delta(f(2, 1, 6), f(2, 1, 6), f(2, 2, 4), decay, beta, state, out)
+close(out, reference.gated_delta(f(2, 1, 6), f(2, 1, 6), f(2, 2, 4), decay, beta, twin))
+close(state, twin)
+
+delta.gated_norm(f(2, 2, 4), f(2, 2, 4), f(4), np.float32(1e-6), out)
+close(out, reference.gated_norm(f(2, 2, 4), f(2, 2, 4), f(4), 1e-6))
+delta.sigmoid_gate(f(2, 2, 4), f(2, 2, 4), out)
+close(out, reference.sigmoid_gate(f(2, 2, 4), f(2, 2, 4)))
+
+ids, weights = np.empty((2, 3), np.int32), empty(2, 3)
+router.softmax_top_k(f(2, 9), 3, ids, weights)
+close(weights, reference.softmax_top_k(f(2, 9), 3)[1])
+print("matched")
+"""
+
+
+def test_kernels_are_the_python_they_are_written_in() -> None:
+    """Every kernel that is a plain loop, without compilation."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", TINY],
+        cwd=ROOT,
+        env={"NUMBA_DISABLE_JIT": "1", "PATH": "", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "matched\n", done.stderr

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cpu_runtime.kernels.norm import rms_norm
+from tests import reference
+
+EPS = np.float32(1e-6)
+
+
+def rows(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 7, 65])
+@pytest.mark.parametrize("width", [1, 31, 64, 96, 4096])
+def test_rms_norm_matches_its_twin(tokens: int, width: int) -> None:
+    x, weight = 3 * rows(tokens, width), 1 + rows(width, seed=1)
+    out = np.empty_like(x)
+    rms_norm(x, weight, EPS, out)
+    np.testing.assert_allclose(out, reference.rms_norm(x, weight, EPS), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [1e-25, 1e-4, 1e18])
+def test_rms_norm_holds_at_any_size(size: float) -> None:
+    x, weight = (rows(3, 64) * size).astype(np.float32), 1 + rows(64, seed=1)
+    out = np.empty_like(x)
+    rms_norm(x, weight, EPS, out)
+    assert np.isfinite(out).all()
+    np.testing.assert_allclose(out, reference.rms_norm(x, weight, EPS), rtol=2e-6, atol=1e-30)
+
+
+def test_rms_norm_of_a_view_in_place_and_row_by_row_are_the_same_bits() -> None:
+    wide, weight = rows(7, 128), 1 + rows(96, seed=1)
+    x = wide[:, :96]
+    out, alone, own = np.empty((7, 96), np.float32), np.empty((7, 96), np.float32), x.copy()
+    rms_norm(x, weight, EPS, out)
+    for t in range(7):
+        rms_norm(x[t : t + 1], weight, EPS, alone[t : t + 1])
+    rms_norm(own, weight, EPS, own)
+    assert np.array_equal(out, alone)
+    assert np.array_equal(out, own)

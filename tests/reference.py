@@ -1,0 +1,125 @@
+"""The slow, obvious NumPy twin of each kernel in float64, with the kernel's name and arguments but its result returned.
+
+State arguments are replaced in place, as the kernels do.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-x))
+
+
+def silu(x: np.ndarray) -> np.ndarray:
+    return x * sigmoid(x)
+
+
+def softplus(x: np.ndarray) -> np.ndarray:
+    return np.logaddexp(0, x)
+
+
+# --- norm, rope ---
+
+
+def rms_norm(x: np.ndarray, weight: np.ndarray, eps: float) -> np.ndarray:
+    x = x.astype(np.float64)
+    return weight * x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + eps)
+
+
+def rotate(heads: np.ndarray, start: int, inv_freq: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Turn the pairs (first[i], second[i]) of dimensions by (start + t) * inv_freq[i], the product a float32."""
+    out = heads.astype(np.float64)
+    positions = np.arange(start, start + heads.shape[0], dtype=np.float32)
+    angles = np.outer(positions, inv_freq.astype(np.float32)).astype(np.float64)[:, None]
+    p, q = heads[:, :, first], heads[:, :, second]
+    out[:, :, first] = p * np.cos(angles) - q * np.sin(angles)
+    out[:, :, second] = q * np.cos(angles) + p * np.sin(angles)
+    return out
+
+
+def rotate_half_split(heads: np.ndarray, start: int, inv_freq: np.ndarray) -> np.ndarray:
+    i = np.arange(inv_freq.size)
+    return rotate(heads, start, inv_freq, i, i + inv_freq.size)
+
+
+def rotate_interleaved(heads: np.ndarray, start: int, inv_freq: np.ndarray) -> np.ndarray:
+    i = np.arange(inv_freq.size)
+    return rotate(heads, start, inv_freq, 2 * i, 2 * i + 1)
+
+
+# --- attention ---
+
+
+def attend(q: np.ndarray, k_cache: np.ndarray, v_cache: np.ndarray, start: int, scale: float) -> np.ndarray:
+    out = np.empty(q.shape)
+    share = q.shape[1] // k_cache.shape[0]
+    for t in range(q.shape[0]):
+        for h in range(q.shape[1]):
+            seen = slice(0, start + t + 1)
+            keys = k_cache[h // share, seen].astype(np.float64)
+            values = v_cache[h // share, seen].astype(np.float64)
+            scores = keys @ q[t, h].astype(np.float64) * scale
+            weights = np.exp(scores - scores.max())
+            out[t, h] = weights @ values / weights.sum()
+    return out
+
+
+# --- Gated DeltaNet ---
+
+
+def causal_conv_silu(x: np.ndarray, weight: np.ndarray, state: np.ndarray) -> np.ndarray:
+    taps = weight.shape[1]
+    rows = np.concatenate([state, x]).astype(np.float64)
+    state[:] = rows[rows.shape[0] - (taps - 1) :]
+    return silu(sum(weight[:, j] * rows[j : j + x.shape[0]] for j in range(taps)))
+
+
+def delta_gates(a: np.ndarray, b: np.ndarray, a_log: np.ndarray, dt_bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    decay = -np.exp(a_log.astype(np.float64)) * softplus(a.astype(np.float64) + dt_bias)
+    return decay, sigmoid(b.astype(np.float64))
+
+
+def to_unit_length(x: np.ndarray) -> np.ndarray:
+    return x / np.sqrt((x * x).sum(axis=-1, keepdims=True) + 1e-6)
+
+
+def gated_delta(
+    q: np.ndarray, k: np.ndarray, v: np.ndarray, decay: np.ndarray, beta: np.ndarray, state: np.ndarray
+) -> np.ndarray:
+    q = to_unit_length(q.astype(np.float64)) * q.shape[2] ** -0.5
+    k = to_unit_length(k.astype(np.float64))
+    memory = state.astype(np.float64)
+    out = np.empty(v.shape)
+    for t in range(v.shape[0]):
+        for h in range(v.shape[1]):
+            key_head = h // (v.shape[1] // k.shape[1])
+            memory[h] *= np.exp(decay[t, h])
+            wrong_by = v[t, h] - k[t, key_head] @ memory[h]
+            memory[h] += np.outer(k[t, key_head], beta[t, h] * wrong_by)
+            out[t, h] = q[t, key_head] @ memory[h]
+    state[:] = memory
+    return out
+
+
+def gated_norm(x: np.ndarray, z: np.ndarray, weight: np.ndarray, eps: float) -> np.ndarray:
+    return rms_norm(x, weight, eps) * silu(z.astype(np.float64))
+
+
+def sigmoid_gate(x: np.ndarray, gate: np.ndarray) -> np.ndarray:
+    return x * sigmoid(gate.astype(np.float64))
+
+
+# --- router ---
+
+
+def softmax(x: np.ndarray) -> np.ndarray:
+    powers = np.exp(x.astype(np.float64) - x.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def softmax_top_k(logits: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    ids = np.argsort(-logits, axis=-1, kind="stable")[:, :k]
+    weights = np.take_along_axis(softmax(logits), ids, axis=-1)
+    return ids, weights / weights.sum(axis=-1, keepdims=True)
