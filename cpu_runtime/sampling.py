@@ -87,7 +87,9 @@ class Sampler:
         if p.temperature == 0 or p.top_k == 1:
             return best
         ids, probability = self._candidates(logits)
-        return int(ids[np.searchsorted(np.cumsum(probability), self._random.random() * probability.sum(), side="right")])
+        return int(
+            ids[np.searchsorted(np.cumsum(probability), self._random.random() * probability.sum(), side="right")]
+        )
 
     def _penalised(self, logits: np.ndarray, history: Sequence[int]) -> np.ndarray:
         p = self._params

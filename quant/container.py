@@ -54,9 +54,7 @@ class QuantizedModel:
         if not path.exists():
             raise CheckpointError(f"{file} is missing from {self.path}", hint=AGAIN)
         if path.stat().st_size != expected:
-            raise CheckpointError(
-                f"{file} is {path.stat().st_size} bytes, the manifest says {expected}", hint=AGAIN
-            )
+            raise CheckpointError(f"{file} is {path.stat().st_size} bytes, the manifest says {expected}", hint=AGAIN)
         return read_header(path)[0]
 
     @property

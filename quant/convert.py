@@ -109,9 +109,7 @@ def _convert(
     _finish(checkpoint, plan, recipe, folder, source, journal)
 
 
-def _finish(
-    checkpoint: Checkpoint, plan: Plan, recipe: Recipe, folder: Path, source: str, journal: Journal
-) -> None:
+def _finish(checkpoint: Checkpoint, plan: Plan, recipe: Recipe, folder: Path, source: str, journal: Journal) -> None:
     """The small files, the manifest last."""
     small = {name: (checkpoint.path / name).read_bytes() for name in COPIED if (checkpoint.path / name).is_file()}
     own = {"quant_method": "moe", "format_version": FORMAT_VERSION, "recipe": recipe.name}

@@ -39,9 +39,7 @@ def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             if size < 8 or length > min(LARGEST_HEADER, size - 8):
-                raise CheckpointError(
-                    f"{path.name}: the header claims {length} bytes, the file has {size}", hint=AGAIN
-                )
+                raise CheckpointError(f"{path.name}: the header claims {length} bytes, the file has {size}", hint=AGAIN)
             raw = file.read(length)
     except OSError as error:
         raise CheckpointError(f"{path.name}: {error.strerror or error}") from error

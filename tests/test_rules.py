@@ -18,7 +18,17 @@ SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob
 MAY_IMPORT = {
     "quant": {"quant", "numpy", "numba", "safetensors", "llvmlite"},
     "cpu_runtime": {"cpu_runtime", "quant", "numpy", "numba", "llvmlite", "tokenizers", "jinja2", "psutil"},
-    "cli": {"cli", "cpu_runtime", "quant", "numpy", "typer", "rich", "huggingface_hub", "prompt_toolkit", "platformdirs"},
+    "cli": {
+        "cli",
+        "cpu_runtime",
+        "quant",
+        "numpy",
+        "typer",
+        "rich",
+        "huggingface_hub",
+        "prompt_toolkit",
+        "platformdirs",
+    },
 }
 # Each third-party package has one door, so that it can be replaced and its cost can be seen.
 DOORS = {

@@ -1,7 +1,7 @@
-"""The operations whose best instructions differ from CPU to CPU, as LLVM: int8 dot product and table look-up.
+"""The operations whose best instructions differ from CPU to CPU, as LLVM: int8 dot products and table look-up.
 
-Each function takes an llvmlite builder and values and returns a value. `LOWERINGS[name]` is the (dot, look_up) pair
-of a target in cpu.py. Vectors may be longer than a register: they are worked on in register-long pieces.
+Each function takes an llvmlite builder and values and returns a value. `LOWERINGS[name]` is the (dot, scaled_dot,
+look_up) of a target in cpu.py. Vectors may be longer than a register: they are worked on in register-long pieces.
 Conversions from and to 16-bit floats stand here too, for CPUs without an instruction for them.
 """
 
@@ -67,15 +67,18 @@ def dot_vnni(bits: int) -> Callable[..., ir.Value]:
     return dot
 
 
+def pairs_avx2(b: ir.IRBuilder, w: ir.Value, x: ir.Value) -> ir.Value:
+    """Sums of two products as int16: |x| times w with x's sign; 2 * 127 * 127 = 32258, so nothing saturates."""
+    size = call(b, "llvm.abs.v32i8", x.type, x, ir.Constant(I1, 0))
+    signed = call(b, "llvm.x86.avx2.psign.b", w.type, w, x)
+    return call(b, "llvm.x86.avx2.pmadd.ub.sw", vector(I16, 16), size, signed)
+
+
 def dot_avx2(b: ir.IRBuilder, acc: ir.Value, w: ir.Value, x: ir.Value) -> ir.Value:
-    """|w| times x with w's sign: two products fill an int16 at most to 2 * 127 * 127 = 32258, so nothing saturates."""
     ones = constant(I16, [1] * 16)
 
     def work(acc: ir.Value, w: ir.Value, x: ir.Value) -> ir.Value:
-        size = call(b, "llvm.abs.v32i8", w.type, w, ir.Constant(I1, 0))
-        signed = call(b, "llvm.x86.avx2.psign.b", w.type, x, w)
-        pairs = call(b, "llvm.x86.avx2.pmadd.ub.sw", ones.type, size, signed)
-        return b.add(acc, call(b, "llvm.x86.avx2.pmadd.wd", acc.type, pairs, ones))
+        return b.add(acc, call(b, "llvm.x86.avx2.pmadd.wd", acc.type, pairs_avx2(b, w, x), ones))
 
     return by_pieces(b, 32, work, acc, w, x)
 
@@ -93,6 +96,33 @@ def dot_portable(b: ir.IRBuilder, acc: ir.Value, w: ir.Value, x: ir.Value) -> ir
         factors = (b.sext(part(b, v, j, n, 4), acc.type) for v in (w, x))
         acc = b.add(acc, b.mul(*factors))
     return acc
+
+
+# --- scaled_dot: acc[r] += (meta[r] >> 2) * (start[r] + sum over pairs (w, x) of dot(w, x)); meta spread over 4 bytes ---
+
+
+def scaled(dot: Callable[..., ir.Value]) -> Callable[..., ir.Value]:
+    """The scaled sum by way of `dot`."""
+
+    def scaled_dot(b: ir.IRBuilder, acc: ir.Value, start: ir.Value, meta: ir.Value, *pairs: ir.Value) -> ir.Value:
+        for w, x in zip(pairs[::2], pairs[1::2], strict=True):
+            start = dot(b, start, w, x)
+        scale = b.ashr(b.bitcast(meta, acc.type), constant(I32, [26] * acc.type.count))
+        return b.add(acc, b.mul(scale, start))
+
+    return scaled_dot
+
+
+def scaled_dot_avx2(b: ir.IRBuilder, acc: ir.Value, start: ir.Value, meta: ir.Value, *pairs: ir.Value) -> ir.Value:
+    """The scale multiplies pairs of products where they are summed anyway; no start is needed without an offset."""
+
+    def work(acc: ir.Value, meta: ir.Value, *pairs: ir.Value) -> ir.Value:
+        scale = b.ashr(b.bitcast(meta, vector(I16, 16)), constant(I16, [10] * 16))
+        for w, x in zip(pairs[::2], pairs[1::2], strict=True):
+            acc = b.add(acc, call(b, "llvm.x86.avx2.pmadd.wd", acc.type, pairs_avx2(b, w, x), scale))
+        return acc
+
+    return by_pieces(b, 32, work, acc, meta, *pairs)
 
 
 # --- look_up: table[16 * (meta & 3) + code], all bytes; code in 0..15, table of 64 ---
@@ -193,9 +223,9 @@ def f32_to_f16(b: ir.IRBuilder, v: ir.Value) -> ir.Value:
 
 
 LOWERINGS = {
-    "avx512": (dot_vnni(512), look_up_avx512),
-    "avxvnni": (dot_vnni(256), look_up_avx2),
-    "avx2": (dot_avx2, look_up_avx2),
-    "neon": (dot_neon, look_up_neon),
-    "portable": (dot_portable, look_up_portable),
+    "avx512": (dot_vnni(512), scaled(dot_vnni(512)), look_up_avx512),
+    "avxvnni": (dot_vnni(256), scaled(dot_vnni(256)), look_up_avx2),
+    "avx2": (dot_avx2, scaled_dot_avx2, look_up_avx2),
+    "neon": (dot_neon, scaled(dot_neon), look_up_neon),
+    "portable": (dot_portable, scaled(dot_portable), look_up_portable),
 }

@@ -19,9 +19,11 @@ Numba has no arrays of 16-bit floats: kernels see them as `.view(np.uint16)`.
     low_nibbles(v)     high_nibbles(v)         v & 15, v >> 4
     shift_right(v, k)                          v >> k, keeping the sign
     dot(acc, w, x)                             acc[r] += sum_j w[r, j] * x[r, j], j = 0..3, bytes into int32
+    scaled_dot(acc, start, meta, w0, x0, ..)   acc[r] += (meta[r] >> 2) * (start[r] + sum of dot(w, x)), 4 pairs, spread meta
     biased(v)                                  signed weights as `dot` wants them on this CPU: plus cpu.OFFSET
     look_up_in(table)                          makes look_up(code, meta) = table[16 * (meta & 3) + code] + cpu.OFFSET
     prefetch(a, i)                             asks for a cache line
+    read_only(a)                               the same array, so that mapped and owned memory compile to one code
 
 Each operation is declared with its NumPy meaning, which is what runs under NUMBA_DISABLE_JIT=1 and what tests hold
 the compiled code to. The operations are free of fast-math licence: a sum is added in the order it is written in.
@@ -56,7 +58,7 @@ from cpu_runtime.kernels.lowering import (
 from quant.jit import DISABLED, cpu_features
 
 _ELEMENTS = {"i8": I8, "i16": I16, "i32": I32, "f32": F32}
-_DOT, _LOOK_UP = LOWERINGS[LOWERING]
+_DOT, _SCALED_DOT, _LOOK_UP = LOWERINGS[LOWERING]
 # Without the instruction, LLVM calls the C library's fma for every lane.
 _FMA = "llvm.fma" if LOWERING == "neon" or "fma" in cpu_features() else "llvm.fmuladd"
 
@@ -215,6 +217,15 @@ def prefetch(typing_context: Any, a: Any, i: Any) -> Any:
     return types.void(a, types.intp), generate
 
 
+@operation(lambda a: a)
+def read_only(typing_context: Any, a: Any) -> Any:
+    def generate(context: Any, b: ir.IRBuilder, signature: Any, values: Any) -> ir.Value:
+        context.nrt.incref(b, signature.args[0], values[0])
+        return values[0]
+
+    return a.copy(readonly=True)(a), generate
+
+
 # --- copies of one value ---
 
 
@@ -346,9 +357,7 @@ def sum_f32(typing_context: Any, v: Any) -> Any:
 
 @operation(lambda v: v.max())
 def max_f32(typing_context: Any, v: Any) -> Any:
-    return _typed(
-        types.float32, (v,), lambda b, v: _reduced(b, v, lambda x, y: _overloaded(b, "llvm.maxnum", x, y))
-    )
+    return _typed(types.float32, (v,), lambda b, v: _reduced(b, v, lambda x, y: _overloaded(b, "llvm.maxnum", x, y)))
 
 
 @operation(lambda v: v.sum(dtype=np.int32))
@@ -404,6 +413,30 @@ def _dot_meaning(acc: np.ndarray, w: np.ndarray, x: np.ndarray) -> np.ndarray:
 @operation(_dot_meaning)
 def dot(typing_context: Any, acc: Any, w: Any, x: Any) -> Any:
     return _typed(acc, (acc, w, x), _DOT)
+
+
+def _scaled_dot_meaning(acc: np.ndarray, start: np.ndarray, meta: np.ndarray, *pairs: np.ndarray) -> np.ndarray:
+    for w, x in zip(pairs[::2], pairs[1::2], strict=True):
+        start = _dot_meaning(start, w, x)
+    return acc + (meta[::4] >> 2).astype(np.int32) * start
+
+
+@operation(_scaled_dot_meaning)
+def scaled_dot(
+    typing_context: Any,
+    acc: Any,
+    start: Any,
+    meta: Any,
+    w0: Any,
+    x0: Any,
+    w1: Any,
+    x1: Any,
+    w2: Any,
+    x2: Any,
+    w3: Any,
+    x3: Any,
+) -> Any:
+    return _typed(acc, (acc, start, meta, w0, x0, w1, x1, w2, x2, w3, x3), _SCALED_DOT)
 
 
 @operation(lambda v: v ^ np.int8(-OFFSET))

@@ -49,5 +49,6 @@ class GatedAttention:
         start = cache.append(key, value)
         mixed = np.empty((tokens, self.heads, d), np.float32)
         attend(query, cache.keys, cache.values, start, np.float32(d**-0.5), mixed)
-        sigmoid_gate(mixed, query_gate[:, :, d:], mixed)
-        return self.o(Activations(mixed.reshape(tokens, self.heads * d)))
+        gated = np.empty_like(mixed)
+        sigmoid_gate(mixed, query_gate[:, :, d:], gated)
+        return self.o(Activations(gated.reshape(tokens, self.heads * d)))

@@ -60,5 +60,6 @@ class GatedDelta:
         value = mixed[:, 2 * width :].reshape(values_shape)
         read = np.empty(values_shape, np.float32)
         gated_delta(query, key, value, decay, beta, cache.memory, read)
-        gated_norm(read, self.z(x).reshape(values_shape), self.norm, np.float32(self.eps), read)
-        return self.out(Activations(read.reshape(tokens, -1)))
+        normed = np.empty(values_shape, np.float32)
+        gated_norm(read, self.z(x).reshape(values_shape), self.norm, np.float32(self.eps), normed)
+        return self.out(Activations(normed.reshape(tokens, -1)))

@@ -6,10 +6,11 @@ import numpy as np
 
 from cpu_runtime.kernels.activations import quantize_rows
 from cpu_runtime.kernels.matmul import matmul, read_rows
-from quant.formats import FORMATS, Matrix
+from quant.formats import BLOCK, FORMATS, ROWS, Matrix
 
-BLOCK = 64  # a tiled matrix has whole blocks of 64 inputs
 _INTEGER = {FORMATS[name].id for name in ("q4", "q8")}
+# What float formats are handed in place of int8 activations: never read, only typed.
+_NO_INT8 = np.zeros((1, 64), np.int8), np.zeros((1, 2), np.float32), np.zeros((1, 4), np.int32)
 
 
 def padded(cols: int) -> int:
@@ -46,9 +47,9 @@ class Activations:
             self._int8 = q, scale, sums
         return self._int8
 
-
-# What float formats are handed in place of int8 activations: never read, only typed.
-_NO_INT8 = np.zeros((1, 64), np.int8), np.zeros((1, 2), np.float32), np.zeros((1, 4), np.int32)
+    def for_format(self, format_id: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """(x, q, scale, sums) as kernels take them; int8 only for the formats that read it."""
+        return (self.x, *(self.int8 if format_id in _INTEGER else _NO_INT8))
 
 
 class Linear:
@@ -62,10 +63,9 @@ class Linear:
     def __call__(self, x: Activations) -> np.ndarray:
         """Shapes: x of T rows -> [T, rows] f32."""
         m = self.matrix
-        out = np.empty((x.x.shape[0], m.rows), np.float32)
-        q, scale, sums = x.int8 if m.format.id in _INTEGER else _NO_INT8
-        matmul(m.format.id, m.tiles, m.rows, x.x, q, scale, sums, out)
-        return out
+        out = np.empty((x.x.shape[0], ROWS * len(m.tiles)), np.float32)
+        matmul(m.format.id, m.tiles, *x.for_format(m.format.id), out)
+        return out if out.shape[1] == m.rows else np.ascontiguousarray(out[:, : m.rows])
 
 
 class Embedding:

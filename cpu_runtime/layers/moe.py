@@ -8,9 +8,9 @@ from typing import Protocol
 import numpy as np
 
 from cpu_runtime.experts.store import ExpertStore
-from cpu_runtime.kernels.experts import routed_mlp, swiglu
+from cpu_runtime.kernels.experts import grouped_matmul, swiglu, weighted_sum
 from cpu_runtime.kernels.router import softmax_top_k
-from cpu_runtime.layers.linear import Activations, Linear
+from cpu_runtime.layers.linear import Activations, Linear, padded
 
 
 class Router(Protocol):
@@ -82,16 +82,34 @@ class MoE:
         return out
 
 
-def routed(
-    store: ExpertStore, layer: int, x: Activations, experts: np.ndarray, weights: np.ndarray
-) -> np.ndarray:
+def routed(store: ExpertStore, layer: int, x: Activations, experts: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """The weighted sum of each token's experts; every active expert is fetched once and serves all its tokens.
 
     Shapes: experts [T, A] i32, weights [T, A] f32 -> [T, D] f32.
     """
     distinct, which = np.unique(experts, return_inverse=True)
-    records, where = store.fetch(layer, distinct)
-    layout = store.records(layer)
-    out = np.empty((experts.shape[0], layout.parts["down"].rows), np.float32)
-    routed_mlp(records, layout.parts, where[which.reshape(experts.shape)], weights, x, out)
+    records, slots = store.fetch(layer, distinct)
+    parts = store.records(layer).parts
+
+    # The T * A pairs of a token and one of its experts, those of one expert side by side.
+    order = np.argsort(which.ravel(), kind="stable")
+    starts = np.searchsorted(which.ravel()[order], np.arange(distinct.size + 1)).astype(np.int32)
+    tokens = (order // experts.shape[1]).astype(np.int32)
+
+    def product(name: str, inputs: Activations, rows_of: np.ndarray) -> np.ndarray:
+        part = parts[name]
+        out = np.zeros((rows_of.size, padded(part.rows)), np.float32)
+        arrays = inputs.for_format(part.format.id)
+        grouped_matmul(part.format.id, records, part.offset, part.rows, slots, starts, *arrays, rows_of, out)
+        return out
+
+    hidden = product("gate", x, tokens)
+    swiglu(hidden, product("up", x, tokens), hidden)
+    pairs = np.arange(tokens.size, dtype=np.int32)
+    answers = product("down", Activations(hidden), pairs)
+
+    places = np.empty_like(pairs)
+    places[order] = pairs
+    out = np.empty((experts.shape[0], parts["down"].rows), np.float32)
+    weighted_sum(answers, places.reshape(experts.shape), weights, out)
     return out

@@ -69,7 +69,9 @@ def _checked(message: Any) -> dict[str, Any]:
         raise UsageError(f"a message needs a 'role', one of {', '.join(ROLES)}")
     content = message.get("content", "")
     if isinstance(content, list):
-        parts = [part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in content]
+        parts = [
+            part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in content
+        ]
         if not all(isinstance(part, str) for part in parts):
             raise UsageError("message content may hold text parts only")
         content = "".join(map(str, parts))

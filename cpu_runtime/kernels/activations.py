@@ -1,0 +1,34 @@
+"""Activations quantized to int8 for integer dot products."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from quant.jit import parallel_kernel, prange
+
+GROUP = 32  # inputs that share a scale
+_ZERO, _LARGEST = np.float32(0), np.float32(127)
+
+
+@parallel_kernel
+def quantize_rows(x, q, scale, sums):
+    """q = round(x / scale), scale = the largest |x| of 32 over 127; sums of q over 16, as kernels with an offset need.
+
+    Shapes: x [T, Cp] f32 · q [T, Cp] i8 · scale [T, Cp/32] f32 · sums [T, Cp/16] i32
+    """
+    tokens, groups = scale.shape
+    for t in prange(tokens):
+        for g in range(groups):
+            start = GROUP * g
+            largest = _ZERO
+            for i in range(start, start + GROUP):
+                largest = max(largest, abs(x[t, i]))
+            inverse = _LARGEST / largest if largest > _ZERO else _ZERO
+            scale[t, g] = largest / _LARGEST
+            for half in range(2):
+                total = np.int32(0)
+                for i in range(start + 16 * half, start + 16 * half + 16):
+                    code = np.int8(np.rint(x[t, i] * inverse))
+                    q[t, i] = code
+                    total += np.int32(code)
+                sums[t, 2 * g + half] = total

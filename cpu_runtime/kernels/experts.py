@@ -1,0 +1,85 @@
+"""Matrices of routed experts times the tokens that were routed to them, and the sum of what they answer."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cpu_runtime.kernels.exponential import silu
+from cpu_runtime.kernels.tile import Q4_ID, Q8_ID, tile_product
+from cpu_runtime.kernels.vectors import read_only
+from quant.formats import BLOCK, FORMATS, ROWS, tiles
+from quant.jit import kernel, parallel_kernel, prange
+
+_TILE_BYTES = {form.id: form.tile_bytes for form in FORMATS.values()}
+
+
+def grouped_matmul(
+    format_id: int,
+    records: np.ndarray,
+    offset: int,
+    rows: int,
+    slots: np.ndarray,
+    starts: np.ndarray,
+    x: np.ndarray,
+    q: np.ndarray,
+    scale: np.ndarray,
+    sums: np.ndarray,
+    tokens: np.ndarray,
+    out: np.ndarray,
+) -> None:
+    """out[p] = W_g · activations of token tokens[p], for p in starts[g] .. starts[g + 1] - 1; W_g in record slots[g].
+
+    Shapes: records [n, record_bytes] u8, the matrix of `rows` rows `offset` bytes into each · slots [G] i32
+            starts [G + 1] i32 · tokens [P] i32 · out [P, at least whole tiles of rows] f32 · activations as in tile.py
+    """
+    blocks = (q if format_id in (Q4_ID, Q8_ID) else x).shape[1] // BLOCK
+    tile_bytes = _TILE_BYTES[format_id](BLOCK * blocks)
+    _grouped_matmul(
+        format_id, records, offset, tiles(rows), tile_bytes, blocks, slots, starts, x, q, scale, sums, tokens, out
+    )
+
+
+@parallel_kernel
+def _grouped_matmul(
+    format_id, records, offset, n_tiles, tile_bytes, blocks, slots, starts, x, q, scale, sums, tokens, out
+):
+    w = read_only(records)
+    for item in prange(slots.size * n_tiles):
+        g, n = item // n_tiles, item % n_tiles
+        at = np.int64(slots[g]) * records.shape[1] + offset + n * tile_bytes
+        tile_product(format_id, w, at, blocks, x, q, scale, sums, tokens, starts[g], starts[g + 1], out, ROWS * n)
+
+
+@parallel_kernel
+def swiglu(gate, up, out):
+    """out = silu(gate) * up; out may be gate.
+
+    Shapes: gate, up, out [T, I] f32
+    """
+    for t in prange(gate.shape[0]):
+        _swiglu_row(gate[t], up[t], out[t])
+
+
+@kernel
+def _swiglu_row(gate, up, out):
+    for i in range(out.size):
+        out[i] = silu(gate[i]) * up[i]
+
+
+@parallel_kernel
+def weighted_sum(answers, places, weights, out):
+    """out[t] = sum over j of weights[t, j] * answers[places[t, j]], in this order.
+
+    Shapes: answers [P, at least D] f32 · places, weights [T, A], i32 and f32 · out [T, D] f32
+    """
+    tokens, active = places.shape
+    for t in prange(tokens):
+        out[t] = np.float32(0)
+        for j in range(active):
+            _add_scaled(answers[places[t, j]], weights[t, j], out[t])
+
+
+@kernel
+def _add_scaled(x, factor, out):
+    for i in range(out.size):
+        out[i] += factor * x[i]

@@ -1,0 +1,94 @@
+"""Tiled matrices times activations, and rows of them read back."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cpu_runtime.kernels.tile import BF16_ID, Q4_BLOCK, Q4_ID, Q4_UNIT, Q8_BLOCK, Q8_ID, q4_head, tile_product
+from cpu_runtime.kernels.vectors import read_only
+from quant.codebooks import Q4_BOOKS
+from quant.formats import BLOCK, LINE, ROWS, SEGMENT
+from quant.jit import kernel, parallel_kernel, prange
+
+
+def matmul(
+    format_id: int,
+    tiles: np.ndarray,
+    x: np.ndarray,
+    q: np.ndarray,
+    scale: np.ndarray,
+    sums: np.ndarray,
+    out: np.ndarray,
+) -> None:
+    """out = x @ W.T for a matrix W of whole tiles.
+
+    Shapes: tiles [n, tile_bytes] u8 · out [T, 16 n] f32 · activations as in `tile.py`: x, or q, scale and sums.
+    """
+    blocks = (q if format_id in (Q4_ID, Q8_ID) else x).shape[1] // BLOCK
+    _matmul(format_id, tiles, blocks, x, q, scale, sums, np.arange(out.shape[0], dtype=np.int32), out)
+
+
+@parallel_kernel
+def _matmul(format_id, tiles, blocks, x, q, scale, sums, tokens, out):
+    w = read_only(tiles)
+    for n in prange(tiles.shape[0]):
+        tile_product(format_id, w, n * tiles.shape[1], blocks, x, q, scale, sums, tokens, 0, tokens.size, out, ROWS * n)
+
+
+def read_rows(format_id: int, tiles: np.ndarray, ids: np.ndarray, out: np.ndarray) -> None:
+    """out[t] = row ids[t] of a matrix of whole tiles: an embedding.
+
+    Shapes: tiles [n, tile_bytes] u8 · ids [T] i64 · out [T, Cp] f32, Cp a whole number of blocks
+    """
+    _read_rows(format_id, tiles, ids, out)
+
+
+@kernel
+def _read_rows(format_id, tiles, ids, out):
+    w = read_only(tiles)
+    for t in range(ids.size):
+        tile, r = w[ids[t] // ROWS], ids[t] % ROWS
+        if format_id == Q4_ID:
+            _read_q4(tile, r, out[t])
+        elif format_id == Q8_ID:
+            _read_q8(tile, r, out[t])
+        else:
+            _read_float(tile, r, 2 if format_id == BF16_ID else 4, out[t])
+
+
+@kernel
+def _read_q4(tile, r, out):
+    head = q4_head(out.size // BLOCK)
+    for c in range(out.size):
+        block, g, k = head + c // BLOCK * Q4_BLOCK, c % BLOCK // 16, c % 16
+        meta = np.int8(tile[block + ROWS * g + r])
+        code = tile[block + LINE * (1 + 2 * g + k // 8) + 4 * r + k % 4] >> (4 * (k // 4 % 2)) & 15
+        super_scale = _half(tile, c // SEGMENT * 2 * ROWS + 2 * r) * Q4_UNIT
+        out[c] = np.float32(np.int32(Q4_BOOKS[meta & 3, code]) * np.int32(meta >> 2)) * super_scale
+
+
+@kernel
+def _read_q8(tile, r, out):
+    for c in range(out.size):
+        block, i = c // BLOCK * Q8_BLOCK, c % BLOCK
+        code = np.int8(tile[block + LINE * (1 + i // 4) + 4 * r + i % 4])
+        out[c] = np.float32(code) * _half(tile, block + i // 32 * 2 * ROWS + 2 * r)
+
+
+@kernel
+def _read_float(tile, r, width, out):
+    """bf16 (2 bytes wide) is the upper half of an f32 (4 bytes)."""
+    for c in range(out.size):
+        bits = np.uint32(0)
+        for byte in range(width):
+            bits |= np.uint32(tile[(ROWS * c + r) * width + byte]) << np.uint32(8 * (4 - width + byte))
+        out[c] = np.uint32(bits).view(np.float32)
+
+
+@kernel
+def _half(tile, at):
+    """The float16 of at least 0 in two bytes."""
+    bits = np.uint32(tile[at]) | np.uint32(tile[at + 1]) << np.uint32(8)
+    if bits < np.uint32(0x400):  # subnormal
+        return np.float32(bits) * np.float32(2.0**-24)
+    return np.uint32((bits << np.uint32(13)) + np.uint32(0x38000000)).view(np.float32)
