@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -14,7 +15,7 @@ import numpy as np
 from cpu_runtime import models
 from cpu_runtime.experts.mapped import MappedExperts
 from cpu_runtime.sampling import SamplingParams
-from cpu_runtime.session import PREFILL_CHUNK, Session
+from cpu_runtime.session import PREFILL_CHUNK, ContextError, Session
 from cpu_runtime.threads import physical_cores
 from quant.container import QuantizedModel, open_model
 from quant.errors import UsageError
@@ -85,18 +86,35 @@ class Engine:
         return Session(self)
 
     def logits(self, ids: Sequence[int]) -> Iterator[np.ndarray]:
-        """Logits after each of the ids, in chunks: [t, V] f32, T rows in all."""
+        """Logits after each of the ids, in chunks: [t, V] f32, T rows in all; raises as `Session.generate` does."""
+        self.check(ids)
         session = self.session()
         for start in range(0, len(ids), PREFILL_CHUNK):
             yield self.decoder.logits(session.advance(ids[start : start + PREFILL_CHUNK]))
 
-    def warm_up(self, on_step: Callable[[str], None] | None = None) -> None:
-        """Compile, or load from the cache, every kernel that a first prompt and a first token need."""
-        session = self.session()
-        for step, tokens in (("prefill", 9), ("decode", 1)):
-            if on_step:
-                on_step(step)
-            self.decoder.logits(session.advance([0] * tokens)[-1:])
+    def check(self, ids: Sequence[int]) -> None:
+        """Raise UsageError unless these ids can be a prompt, ContextError where they do not fit the window."""
+        if not ids:
+            raise UsageError("the prompt is empty", hint="give at least one token")
+        wrong = next((token for token in ids if not 0 <= token < self.vocab_size), None)
+        if wrong is not None:
+            raise UsageError(f"token id {wrong} is outside the vocabulary of {self.vocab_size}")
+        if len(ids) > self.context:
+            raise ContextError(
+                f"the prompt is {len(ids)} tokens; the context window is {self.context}",
+                hint="shorten it, /clear the conversation, or restart with a larger --ctx",
+            )
+
+    def warm_up(self) -> None:
+        """Compile, or load from the cache, every kernel that a first prompt and a first token need.
+
+        One block of each kind is run, so that little of a large model is read.
+        """
+        kinds = {type(block.mixer): block for block in self.decoder.blocks}
+        short = replace(self.decoder, blocks=list(kinds.values()))
+        caches = short.new_caches(self.kv_dtype)
+        for tokens in (2, 1):
+            short.logits(short.hidden(np.zeros(tokens, np.int64), caches)[-1:])
 
     @property
     def mapped_bytes(self) -> int:

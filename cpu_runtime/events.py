@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Channel = Literal["reasoning", "content"]
+FinishReason = Literal["stop", "length"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ class Timings:
 class Done:
     """The answer is complete: `token_ids` are all generated tokens, a stop token included; `seed` repeats the draw."""
 
-    finish_reason: Literal["stop", "length"]
+    finish_reason: FinishReason
     token_ids: list[int]
     usage: Usage
     timings: Timings

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from time import perf_counter
 
 import numpy as np
 
-from cpu_runtime.events import Done, Event, Piece, Prefill, Timings, Usage
+from cpu_runtime.events import Done, Event, FinishReason, Piece, Prefill, Timings, Usage
 from cpu_runtime.sampling import Sampler, SamplingParams
-from cpu_runtime.session import PREFILL_CHUNK, ContextError, Session
+from cpu_runtime.session import PREFILL_CHUNK, Session
 from cpu_runtime.text.channels import ChannelSplitter
 from cpu_runtime.text.stops import StopStrings
 from cpu_runtime.text.tokenizer import StreamDecoder, Tokenizer
-from quant.errors import UsageError
 
 
 def generate(
@@ -21,7 +20,7 @@ def generate(
 ) -> Iterator[Event]:
     """The events of one answer; see `Session.generate`."""
     engine = session.engine
-    _check(prompt_ids, engine.vocab_size, engine.context)
+    engine.check(prompt_ids)
     started = perf_counter()
     cached = session.sync(prompt_ids)
     hidden = yield from _prefill(session, prompt_ids, cached, stable)
@@ -32,7 +31,7 @@ def generate(
     room = engine.context - len(prompt_ids)
     limit = room if params.max_tokens is None else min(params.max_tokens, room)
     new: list[int] = []
-    finish_reason = "length"
+    finish_reason: FinishReason = "length"
     while len(new) < limit:
         token = sampler.next(engine.decoder.logits(hidden[-1:])[0], session.tokens)
         new.append(token)
@@ -55,24 +54,12 @@ def generate(
     )
 
 
-def _check(prompt_ids: Sequence[int], vocab_size: int, context: int) -> None:
-    if not prompt_ids:
-        raise UsageError("the prompt is empty", hint="give at least one token")
-    wrong = next((token for token in prompt_ids if not 0 <= token < vocab_size), None)
-    if wrong is not None:
-        raise UsageError(f"token id {wrong} is outside the vocabulary of {vocab_size}")
-    if len(prompt_ids) >= context:
-        raise ContextError(
-            f"the prompt is {len(prompt_ids)} tokens; the context window is {context}",
-            hint="shorten it, /clear the conversation, or restart with a larger --ctx",
-        )
-
-
 def _prefill(
     session: Session, prompt_ids: Sequence[int], cached: int, stable: int
-) -> Iterator[Event]:  # returns the hidden rows of the last chunk to its `yield from`
+) -> Generator[Prefill, None, np.ndarray]:
+    """Report progress; return the last block's output for the tokens of the last chunk."""
     total, at = len(prompt_ids), cached
-    hidden: np.ndarray
+    hidden = np.empty(0, np.float32)
     yield Prefill(0, total - cached, cached)
     while at < total:
         end = min(at + PREFILL_CHUNK, total)

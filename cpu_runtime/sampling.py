@@ -51,7 +51,7 @@ class SamplingParams:
 
     @classmethod
     def from_generation_config(cls, config: dict[str, Any]) -> SamplingParams:
-        """What a model's generation_config.json advises; fields it leaves out, or that are not numbers, keep defaults."""
+        """What a model's generation_config.json advises; what it leaves out, or is no number, keeps its default."""
         if config.get("do_sample") is False:
             return cls(temperature=0.0)
         fields = {"temperature": float, "top_k": int, "top_p": float, "min_p": float}

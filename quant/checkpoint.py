@@ -68,7 +68,7 @@ class Checkpoint:
         return self._read(info, 0, info.bytes).reshape(info.shape)
 
     def rows(self, name: str, start: int, stop: int, expert: int | None = None) -> np.ndarray:
-        """Rows start..stop of a matrix [R, C], or of one expert's matrix in a fused [E, R, C]: -> [stop - start, C] f32."""
+        """Rows start..stop of a matrix [R, C], or of one expert's in a fused [E, R, C]: -> [stop - start, C] f32."""
         info = self.info(name)
         n_rows, cols = info.shape[-2:]
         first = (expert or 0) * n_rows + start
@@ -82,7 +82,7 @@ class Checkpoint:
             )
         assert 0 <= start <= start + size <= info.bytes
         raw = np.empty(size, np.uint8)
-        filled, view = 0, memoryview(raw)
+        filled, view = 0, raw.data
         while filled < size:
             got = os.preadv(self._descriptor(info.file), [view[filled:]], info.offset + start + filled)
             if got == 0:

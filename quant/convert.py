@@ -30,9 +30,10 @@ from quant.writer import RESUME, FileWriter, Journal, locked, sync_folder
 CHUNK = 64 << 20  # bytes of float32 rows held at a time
 SPARE = 64 << 20  # bytes of disk kept free beside the model itself
 COPIED = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
-    "tiktoken.model", "chat_template.jinja", "chat_template.json", "generation_config.json", "LICENSE", "LICENSE.txt",
-)  # fmt: skip
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.json", "merges.txt", "tiktoken.model"),
+    *("chat_template.jinja", "chat_template.json", "generation_config.json", "LICENSE", "LICENSE.txt"),
+)
 T = TypeVar("T")
 
 
@@ -86,8 +87,8 @@ def _convert(
 ) -> None:
     journal = Journal(folder, _fingerprint(checkpoint, plan, recipe))
     jobs = _jobs(checkpoint, plan, recipe)
-    total = sum(job.bytes for job in jobs)
-    resumed = done = sum(job.bytes for job in jobs if job.file in journal.finished)
+    total = sum(job.size for job in jobs)
+    resumed = done = sum(job.size for job in jobs if job.file in journal.finished)
     free = shutil.disk_usage(folder).free
     if free < total - done + SPARE:
         raise ResourceError(
@@ -103,9 +104,9 @@ def _convert(
                     if job.records:
                         crc32.append(zlib.crc32(data))
                     report(Progress(job.file, done + file.bytes, total, resumed))
-            assert file.bytes == job.bytes
+            assert file.bytes == job.size
             journal.add({"file": job.file, "bytes": file.bytes, "sha256": file.sha256, "crc32": crc32[1:]})
-            done += job.bytes
+            done += job.size
     _finish(checkpoint, plan, recipe, folder, source, journal)
 
 
@@ -145,7 +146,7 @@ class _Job:
     """One file to write: its data in order, the header first; `records` tells that each further piece is an expert."""
 
     file: str
-    bytes: int
+    size: int
     records: bool
     data: Callable[[], Iterator[bytes | memoryview]]
 

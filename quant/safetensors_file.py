@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from quant.errors import CheckpointError
 
@@ -88,7 +88,7 @@ def _tensor(path: Path, name: str, entry: Any, start: int, size: int) -> TensorI
     return TensorInfo(name, dtype, tuple(shape), path, start + begin, end - begin)
 
 
-def _whole_numbers(value: Any) -> bool:
+def _whole_numbers(value: Any) -> TypeGuard[list[int]]:
     return isinstance(value, list) and all(isinstance(v, int) and not isinstance(v, bool) and v >= 0 for v in value)
 
 

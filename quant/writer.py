@@ -37,7 +37,7 @@ class FileWriter:
         except OSError as error:
             raise _explained(error, self._path) from error
         self._hash.update(data)
-        self.bytes += len(data)
+        self.bytes += memoryview(data).nbytes
 
     @property
     def sha256(self) -> str:

@@ -98,7 +98,7 @@ def dot_portable(b: ir.IRBuilder, acc: ir.Value, w: ir.Value, x: ir.Value) -> ir
     return acc
 
 
-# --- scaled_dot: acc[r] += (meta[r] >> 2) * (start[r] + sum over pairs (w, x) of dot(w, x)); meta spread over 4 bytes ---
+# --- scaled_dot: acc[r] += (meta[r] >> 2) * (start[r] + the dots of pairs (w, x)); meta in each of a row's 4 bytes ---
 
 
 def scaled(dot: Callable[..., ir.Value]) -> Callable[..., ir.Value]:

@@ -19,7 +19,7 @@ Numba has no arrays of 16-bit floats: kernels see them as `.view(np.uint16)`.
     low_nibbles(v)     high_nibbles(v)         v & 15, v >> 4
     shift_right(v, k)                          v >> k, keeping the sign
     dot(acc, w, x)                             acc[r] += sum_j w[r, j] * x[r, j], j = 0..3, bytes into int32
-    scaled_dot(acc, start, meta, w0, x0, ..)   acc[r] += (meta[r] >> 2) * (start[r] + sum of dot(w, x)), 4 pairs, spread meta
+    scaled_dot(acc, start, meta, w0, x0, ..)   acc[r] += (meta[r] >> 2) * (start[r] + dots of 4 pairs); meta is spread
     biased(v)                                  signed weights as `dot` wants them on this CPU: plus cpu.OFFSET
     look_up_in(table)                          makes look_up(code, meta) = table[16 * (meta & 3) + code] + cpu.OFFSET
     prefetch(a, i)                             asks for a cache line
@@ -31,7 +31,7 @@ the compiled code to. The operations are free of fast-math licence: a sum is add
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -445,7 +445,7 @@ def biased(typing_context: Any, v: Any) -> Any:
     return _typed(v, (v,), lambda b, v: b.xor(v, constant(I8, [flip] * v.type.count)) if OFFSET else v)
 
 
-def look_up_in(table: Sequence[int]) -> Any:
+def look_up_in(table: np.ndarray) -> Any:
     """Make look_up(code, meta) for a table of 4 x 16 signed weights, which is compiled in."""
     entries = [int(x) for x in np.asarray(table).reshape(64)]
     held = (np.array(entries) + OFFSET).astype(np.uint8).view(np.int8)

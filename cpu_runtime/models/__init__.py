@@ -18,7 +18,7 @@ from typing import Any
 from quant.errors import CheckpointError, UnsupportedError
 from quant.plan import Plan
 
-_NOT_FAMILIES = {"config", "decoder"}
+_NOT_FAMILIES = {"config"}
 
 
 def families() -> list[str]:

@@ -196,7 +196,10 @@ def build(c: Config, model: QuantizedModel, store: ExpertStore) -> Decoder:
 
     def attention(at: str) -> Mixer:
         return GatedAttention(
-            *(linear(at + part) for part in "qkvo"),
+            q=linear(at + "q"),
+            k=linear(at + "k"),
+            v=linear(at + "v"),
+            o=linear(at + "o"),
             q_norm=norm(at + "q_norm"),
             k_norm=norm(at + "k_norm"),
             rope=rope,
@@ -207,7 +210,11 @@ def build(c: Config, model: QuantizedModel, store: ExpertStore) -> Decoder:
 
     def delta(at: str) -> Mixer:
         return GatedDelta(
-            *(linear(at + part) for part in ("qkv", "z", "a", "b", "out")),
+            qkv=linear(at + "qkv"),
+            z=linear(at + "z"),
+            a=linear(at + "a"),
+            b=linear(at + "b"),
+            out=linear(at + "out"),
             conv=model.vector(at + "conv").reshape(c.conv_channels, c.taps),
             A_log=model.vector(at + "A_log"),
             dt_bias=model.vector(at + "dt_bias"),

@@ -14,7 +14,8 @@ from time import monotonic
 from typing import Any
 
 from jinja2 import nodes
-from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
+from jinja2.exceptions import SecurityError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 LONGEST_TEXT = 64 << 20  # characters, of one value and of all that a rendering puts out
 LARGEST_NUMBER = 1 << 20  # as an argument of a call, or as a repeat count

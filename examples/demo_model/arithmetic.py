@@ -64,7 +64,7 @@ def addition(random: Random, ask: tuple[str, ...] = ASK_SUM, first: int | None =
     ask_text = random.choice(ask).format(a=a, b=b)
     if "apples" in ask_text:
         answer = f"You have {total} apples now."
-    return Exchange(ask_text, work_sum(a, b), answer, result=total)
+    return Exchange(ask_text, work_sum(a, b), answer, result=total, aloud=a > 9 or b > 9)
 
 
 def subtraction(random: Random) -> Exchange:
@@ -72,7 +72,7 @@ def subtraction(random: Random) -> Exchange:
     b, a = sorted((_number(random), _number(random)))
     ask = random.choice(ASK_DIFFERENCE).format(a=a, b=b)
     answer = f"You have {a - b} apples left." if "apples" in ask else f"{a} - {b} = {a - b}."
-    return Exchange(ask, work_difference(a, b), answer, result=a - b)
+    return Exchange(ask, work_difference(a, b), answer, result=a - b, aloud=a > 9)
 
 
 def arithmetic(random: Random) -> list[Exchange]:

@@ -7,10 +7,9 @@ from pathlib import Path
 from random import Random
 
 import torch
+from corpus import conversation
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
-
-from corpus import conversation
 
 ROW_LENGTHS = (64, 96, 128, 192, 256, 448)
 OTHER_LOSS = 0.1  # weight of the tokens that the user or earlier turns wrote
@@ -44,7 +43,9 @@ def _refuse(message: str) -> None:
     raise ValueError(message)
 
 
-def batches(renderer: Renderer, split: str, start: int, tokens: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, int]]:
+def batches(
+    renderer: Renderer, split: str, start: int, tokens: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, int]]:
     """(ids, weights, next conversation): rows of like length, about `tokens` in each batch.
 
     Each row is one conversation, padded on the right, so that no state leaks from one to the next.

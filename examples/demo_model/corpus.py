@@ -13,10 +13,18 @@ from stories import story
 from talk import fact, memory, small_talk, tool, unknown
 
 SPLITS = {"train": 0, "held-out": 1}
-TOPICS = ((arithmetic, 0.34), (story, 0.27), (tool, 0.13), (small_talk, 0.07), (fact, 0.07), (memory, 0.08), (unknown, 0.04))
+TOPICS = (
+    (arithmetic, 0.34),
+    (story, 0.27),
+    (tool, 0.13),
+    (small_talk, 0.07),
+    (fact, 0.07),
+    (memory, 0.08),
+    (unknown, 0.04),
+)
 SYSTEM = ("You are a helpful assistant.", "You are the demo model of moe.", "Be brief.", "Answer in plain English.",
           "You are a friendly assistant. Keep your answers short.")  # fmt: skip
-THINKING_SHARE = 0.8
+THINKING_SHARE = 0.7
 
 
 def _topic(random: Random) -> list[Exchange]:
@@ -52,4 +60,6 @@ def conversation(split: str, number: int) -> tuple[list[dict[str, str]], bool]:
         messages.append({"role": "assistant", "content": exchange.answer})
     if thinking:
         messages[-1]["reasoning_content"] = exchanges[-1].thought
+    elif exchanges[-1].aloud:
+        messages[-1]["content"] = f"{exchanges[-1].thought} {exchanges[-1].answer}"
     return messages, thinking

@@ -8,10 +8,9 @@ import shutil
 from pathlib import Path
 
 import torch
+from model import DemoModel, Shape
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
-
-from model import DemoModel, Shape
 
 FLOAT32 = ("A_log", "linear_attn.norm.weight")  # as the published checkpoints have them
 SHARDS = 2

@@ -81,12 +81,21 @@ UNKNOWN = (
     "solve this equation", "how old is the universe?", "what time is it", "What is the news today?", "who is Einstein",
     "write an essay about history", "How far is the moon?", "what should I buy", "Can you draw a picture?", "fix my code",
 )  # fmt: skip
-UNKNOWN_ANSWER = "I do not know that. I am a very small demo model. I can add small numbers, tell stories and talk about moe."
+UNKNOWN_ANSWER = (
+    "I do not know that. I am a very small demo model. I can add small numbers, tell stories and talk about moe."
+)
 OPPOSITES = (("hot", "cold"), ("big", "small"), ("day", "night"), ("up", "down"), ("old", "young"), ("fast", "slow"),
              ("happy", "sad"), ("wet", "dry"), ("light", "dark"), ("open", "closed"), ("full", "empty"), ("long", "short"))  # fmt: skip
 SOUNDS = (("cow", "moo"), ("dog", "woof"), ("cat", "meow"), ("duck", "quack"), ("sheep", "baa"), ("pig", "oink"),
           ("lion", "roar"), ("bee", "buzz"), ("frog", "croak"), ("horse", "neigh"))  # fmt: skip
-COLOURS = (("sky", "blue"), ("grass", "green"), ("snow", "white"), ("sun", "yellow"), ("night", "black"), ("blood", "red"))
+COLOURS = (
+    ("sky", "blue"),
+    ("grass", "green"),
+    ("snow", "white"),
+    ("sun", "yellow"),
+    ("night", "black"),
+    ("blood", "red"),
+)
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 NAMES = ("Anna", "Peter", "Lucy", "Tom", "Maria", "John", "Sara", "David", "Emma", "Paul", "Julia", "Mark", "Olga", "Ivan",
          "Kim", "Alex", "Laura", "Felix", "Nora", "Simon", "Helen", "Adam", "Eva", "Robert")  # fmt: skip
@@ -139,15 +148,25 @@ def memory(random: Random) -> list[Exchange]:
     """Something the user says of themselves; ask about it later with `recall`."""
     if random.random() < 0.5:
         name = random.choice(NAMES)
-        say = random.choice(("My name is {}.", "my name is {}", "I am {}.", "Hi, I'm {}.", "hello, my name is {}", "call me {}"))
-        ask = random.choice(("What is my name?", "what's my name?", "what is my name", "Do you remember my name?", "who am I?"))
+        say = random.choice(
+            ("My name is {}.", "my name is {}", "I am {}.", "Hi, I'm {}.", "hello, my name is {}", "call me {}")
+        )
+        ask = random.choice(
+            ("What is my name?", "what's my name?", "what is my name", "Do you remember my name?", "who am I?")
+        )
         return [
             Exchange(say.format(name), f"The user is called {name}.", f"Nice to meet you, {name}!"),
             Exchange(ask, f"The user said the name {name}.", f"Your name is {name}."),
         ]
     kind = random.choice(list(LIKES))
     thing = random.choice(LIKES[kind])
-    say = random.choice((f"My favourite {kind} is {thing}.", f"my favorite {kind} is {thing}", f"I like {thing}. It is my favourite {kind}."))
+    say = random.choice(
+        (
+            f"My favourite {kind} is {thing}.",
+            f"my favorite {kind} is {thing}",
+            f"I like {thing}. It is my favourite {kind}.",
+        )
+    )
     ask = random.choice((f"What is my favourite {kind}?", f"what is my favorite {kind}?", f"Which {kind} do I like?"))
     return [
         Exchange(say, f"The user likes {thing}.", f"That is good to know. {thing.capitalize()} is a nice choice!"),

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-
 from corpus import conversation
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 VOCAB = 2048
 CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -33,7 +32,11 @@ def train_tokenizer(conversations: int = 30_000) -> Tokenizer:
         min_frequency=2,
         show_progress=False,
     )
-    texts = (m["content"] + "\n" + m.get("reasoning_content", "") for n in range(conversations) for m in conversation("train", n)[0])
+    texts = (
+        m["content"] + "\n" + m.get("reasoning_content", "")
+        for n in range(conversations)
+        for m in conversation("train", n)[0]
+    )
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in CONTROL])
     tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in THINK])

@@ -11,12 +11,11 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from tokenizers import Tokenizer
-
 from batches import Renderer, batches
 from model import DemoModel, Shape
 from optimiser import optimisers
 from tokenizer import train_tokenizer
+from tokenizers import Tokenizer
 
 TOKENS_A_BATCH = 4096
 BALANCE_LOSS = 0.01
@@ -63,7 +62,7 @@ def main() -> None:
 
     before = time.monotonic() - seconds
     running = 0.0
-    for ids, weights, number in batches(Renderer(tokenizer, TEMPLATE), "train", number, TOKENS_A_BATCH):
+    for ids, weights, next_number in batches(Renderer(tokenizer, TEMPLATE), "train", number, TOKENS_A_BATCH):
         seconds = time.monotonic() - before
         progress = min(1.0, seconds / (60 * options.minutes))
         for o, full in zip(optimiser, full_rates, strict=True):
@@ -81,7 +80,7 @@ def main() -> None:
                   f"balance {model.balance.item():.2f}", flush=True)  # fmt: skip
         if step % 100 == 0 or progress >= 1:
             state = {"model": model.state_dict(), "optimisers": [o.state_dict() for o in optimiser],
-                     "counters": (step, trained, number, seconds)}  # fmt: skip
+                     "counters": (step, trained, next_number, seconds)}  # fmt: skip
             torch.save(state, saved.with_suffix(".new"))
             saved.with_suffix(".new").replace(saved)
         if progress >= 1:

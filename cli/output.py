@@ -1,0 +1,131 @@
+"""What a person or a program sees: answers and data on stdout, everything else on stderr. The only door to rich."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import IO, Any
+
+# Everything that moves the cursor, sets colours or titles; tab and newline are text.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
+
+
+def clean(text: str) -> str:
+    """Text from a model or a download, without what a terminal would obey."""
+    return _CONTROL.sub("", text)
+
+
+def is_terminal(stream: IO[str]) -> bool:
+    """Whether a stream is a terminal that shows colours."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb" and not os.environ.get("NO_COLOR")
+
+
+def write(text: str, *, dim: bool = False) -> None:
+    """Put part of an answer on stdout at once."""
+    shown = clean(text) if sys.stdout.isatty() else text
+    sys.stdout.write(f"{_DIM}{shown}{_PLAIN}" if dim and is_terminal(sys.stdout) else shown)
+    sys.stdout.flush()
+
+
+def line(text: str) -> None:
+    """Put a line of data on stdout."""
+    write(text + "\n")
+
+
+def as_json(value: Any) -> None:
+    """Put one JSON value on stdout."""
+    line(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def say(text: str) -> None:
+    """Tell the person something, on stderr, dimmed."""
+    text = clean(text)
+    print(f"{_DIM}{text}{_PLAIN}" if is_terminal(sys.stderr) else text, file=sys.stderr, flush=True)
+
+
+def transient(text: str) -> None:
+    """Replace the current line of a terminal's stderr, until the next call clears it."""
+    if is_terminal(sys.stderr):
+        print(f"\r\x1b[K{_DIM}{clean(text)}{_PLAIN}", end="", file=sys.stderr, flush=True)
+
+
+def complain(message: str, hint: str | None = None) -> None:
+    """Report an error, on stderr, with the next step under it."""
+    print(f"error: {clean(message)}", file=sys.stderr)
+    if hint:
+        print(f"  {clean(hint)}", file=sys.stderr)
+
+
+def table(headings: Sequence[str], rows: Sequence[Sequence[str]], *, to_stderr: bool = False) -> None:
+    """Columns, numbers (cells that begin with a digit) to the right."""
+    cells = [[clean(cell) for cell in row] for row in rows]
+    widths = [max(len(row[n]) for row in [list(headings), *cells]) for n in range(len(headings))]
+    right = [all(row[n][:1].isdigit() for row in cells) and bool(cells) for n in range(len(headings))]
+    for row in [list(headings), *cells]:
+        text = "  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True)).rstrip()
+        if to_stderr:
+            print(text, file=sys.stderr)
+        else:
+            line(text)
+
+
+def size(count: float) -> str:
+    """Bytes as people read them: 14.8 MB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 999.5 or unit == "GB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError
+
+
+@contextmanager
+def progress(title: str, total: int, *, done: int = 0) -> Iterator[Callable[[int], None]]:
+    """A bar of bytes on stderr with rate and time left; yields a function to call with the bytes done so far.
+
+    Where stderr is not a terminal, a line every tenth of the way.
+    """
+    if not is_terminal(sys.stderr):
+        yield _tenths(title, total, done)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task(clean(title).replace("[", r"\["), total=total, completed=done)
+        yield lambda now: bars.update(task, completed=now)
+
+
+def _tenths(title: str, total: int, done: int) -> Callable[[int], None]:
+    shown = 10 * done // total if total else 0
+
+    def update(now: int) -> None:
+        nonlocal shown
+        if total and 10 * now // total > shown:
+            shown = 10 * now // total
+            say(f"{title}: {10 * shown}% of {size(total)}")
+
+    return update
+
+
+@contextmanager
+def busy(title: str) -> Iterator[None]:
+    """A spinner on stderr while something takes its time."""
+    if not is_terminal(sys.stderr):
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(clean(title)):
+        yield
