@@ -34,7 +34,7 @@ class Engine:
     `context` is the window in tokens, `model_context` the longest that the model was made for.
     """
 
-    def __init__(self, model: QuantizedModel, *, context: int | None, kv_dtype: str) -> None:
+    def __init__(self, model: QuantizedModel, *, context: int | None, kv_dtype: str | None) -> None:
         family = models.find(model.config)
         config = family.read(model.config)
         self.model = model
@@ -45,14 +45,17 @@ class Engine:
         self.context = min(DEFAULT_CONTEXT, config.context) if context is None else context
         if not 1 <= self.context <= config.context:
             raise UsageError(f"--ctx {context} is outside 1 to {config.context}, which {self.name} was made for")
-        self.kv_dtype = np.dtype(kv_dtype)
+        self.kv_dtype = np.dtype(kv_dtype or ("float16" if model.quantized else "float32"))
         self.decoder = family.build(config, model, MappedExperts(model))
 
     @classmethod
     def open(
-        cls, path: Path, *, threads: int | None = None, context: int | None = None, kv_dtype: str = "float16"
+        cls, path: Path, *, threads: int | None = None, context: int | None = None, kv_dtype: str | None = None
     ) -> Engine:
         """Open a quantized model's folder; threads default to the physical cores.
+
+        Keys and values are cached as `kv_dtype`: float16, but float32 where nothing is quantized, since that model is
+        what others are measured against.
 
         Raises the errors of `quant.errors`: CheckpointError for damaged files, UnsupportedError for an unknown family.
         """

@@ -12,11 +12,17 @@ from cpu_runtime.sampling import Sampler, SamplingParams
 from cpu_runtime.session import PREFILL_CHUNK, Session
 from cpu_runtime.text.channels import ChannelSplitter
 from cpu_runtime.text.stops import StopStrings
-from cpu_runtime.text.tokenizer import StreamDecoder, Tokenizer
+from cpu_runtime.text.tokenizer import IdsOnly, StreamDecoder, Tokenizer
 
 
 def generate(
-    session: Session, prompt_ids: Sequence[int], params: SamplingParams, *, in_reasoning: bool, stable: int
+    session: Session,
+    prompt_ids: Sequence[int],
+    params: SamplingParams,
+    tokenizer: Tokenizer | IdsOnly,
+    *,
+    in_reasoning: bool,
+    stable: int,
 ) -> Iterator[Event]:
     """The events of one answer; see `Session.generate`."""
     engine = session.engine
@@ -26,7 +32,7 @@ def generate(
     hidden = yield from _prefill(session, prompt_ids, cached, stable)
     prefilled = perf_counter()
 
-    text = _TextStream(engine.tokenizer, in_reasoning, params.stop)
+    text = _TextStream(tokenizer, in_reasoning, params.stop)
     sampler = Sampler(params, engine.vocab_size)
     room = engine.context - len(prompt_ids)
     limit = room if params.max_tokens is None else min(params.max_tokens, room)
@@ -35,7 +41,7 @@ def generate(
     while len(new) < limit:
         token = sampler.next(engine.decoder.logits(hidden[-1:])[0], session.tokens)
         new.append(token)
-        if token in engine.tokenizer.stop_ids:
+        if token in tokenizer.stop_ids:
             finish_reason = "stop"
             break
         yield from text.feed(token)
@@ -76,7 +82,7 @@ def _prefill(
 class _TextStream:
     """Token ids in, pieces of reasoning and content out."""
 
-    def __init__(self, tokenizer: Tokenizer, in_reasoning: bool, stops: Sequence[str]) -> None:
+    def __init__(self, tokenizer: Tokenizer | IdsOnly, in_reasoning: bool, stops: Sequence[str]) -> None:
         self._decoder = StreamDecoder(tokenizer)
         self._stops = StopStrings(stops)
         self._splitter = ChannelSplitter(in_reasoning)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from cpu_runtime.engine import Engine
     from cpu_runtime.events import Event
     from cpu_runtime.sampling import SamplingParams
+    from cpu_runtime.text.tokenizer import IdsOnly, Tokenizer
 
 PREFILL_CHUNK = 256  # tokens computed at once: enough for the matrices to be read once for many tokens
 
@@ -44,16 +45,25 @@ class Session:
         self._mark = self._marked()
 
     def generate(
-        self, prompt_ids: Sequence[int], params: SamplingParams, *, in_reasoning: bool = False, stable: int = 0
+        self,
+        prompt_ids: Sequence[int],
+        params: SamplingParams,
+        *,
+        in_reasoning: bool = False,
+        stable: int = 0,
+        tokenizer: Tokenizer | IdsOnly | None = None,
     ) -> Iterator[Event]:
         """Read the prompt and yield events until the answer ends; closing the iterator stops it.
 
         `in_reasoning` says that the prompt ends inside the model's thinking. `stable` is how many leading tokens of
-        this prompt the next one is expected to repeat. Raises ContextError, and UsageError for ids out of range.
+        this prompt the next one is expected to repeat. `tokenizer` is the model's own if not given.
+        Raises ContextError, and UsageError for ids out of range.
         """
         from cpu_runtime.generate import generate
 
-        return generate(self, prompt_ids, params, in_reasoning=in_reasoning, stable=stable)
+        return generate(
+            self, prompt_ids, params, tokenizer or self.engine.tokenizer, in_reasoning=in_reasoning, stable=stable
+        )
 
     def sync(self, prompt_ids: Sequence[int]) -> int:
         """Go back to the longest remembered part of the prompt and return its length, short of the last token.

@@ -63,6 +63,13 @@ class QuantizedModel:
         return sorted(int(layer) for layer in self.manifest["experts"])
 
     @property
+    def quantized(self) -> bool:
+        """Whether any matrix is stored in fewer bits than its source had."""
+        parts = [part for layer in self.manifest["experts"].values() for part in layer["parts"].values()]
+        stored = {entry.get("format", "f32") for entry in [*self.manifest["dense"].values(), *parts]}
+        return not stored <= {"f32", "bf16"}
+
+    @property
     def bytes(self) -> int:
         """Bytes of all files."""
         return sum(entry["bytes"] for entry in self.manifest["files"].values())

@@ -41,6 +41,8 @@ def quantize(
         sizes = preview(checkpoint, plan, chosen)
         if not json:
             _show(sizes)
+        if not (folder / "tokenizer.json").is_file():
+            output.say(f"warning: {folder} has no tokenizer.json; the model will answer token ids only, not text")
         if not dry_run:
             with output.progress("quantizing", sizes.output_bytes) as advance:
                 convert(checkpoint, plan, chosen, target, source=origin, on_progress=lambda p: advance(p.done))

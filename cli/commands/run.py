@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from cpu_runtime.engine import Engine
     from cpu_runtime.events import Event
     from cpu_runtime.sampling import SamplingParams
+    from cpu_runtime.text.tokenizer import IdsOnly, Tokenizer
 
 
 def run(
@@ -60,7 +61,7 @@ def run(
             max_tokens=max_tokens, stop=stop,
         )  # fmt: skip
         if ids:
-            events = engine.session().generate(ids, params)
+            events = engine.session().generate(ids, params, tokenizer=_tokenizer(engine))
         else:
             assert question is not None
             events = _ask(engine, question, params, system, think)
@@ -79,6 +80,16 @@ def _ask(
     from cli.conversation import Conversation
 
     return Conversation(engine, params, system=system, thinking=think).ask(question)
+
+
+def _tokenizer(engine: Engine) -> Tokenizer | IdsOnly:
+    """The model's; given ids, one that came without can still go on from them."""
+    from cpu_runtime.text.tokenizer import IdsOnly
+
+    if (engine.model.path / "tokenizer.json").exists():
+        return engine.tokenizer
+    output.say("the model has no tokenizer.json: the answer is ids only")
+    return IdsOnly(engine.model.path)
 
 
 def question_from(prompt: str | None) -> str:

@@ -206,22 +206,6 @@ def f16_to_f32(b: ir.IRBuilder, v: ir.Value) -> ir.Value:
     return b.bitcast(b.or_(sign, mended), floats)
 
 
-def f32_to_f16(b: ir.IRBuilder, v: ir.Value) -> ir.Value:
-    """Round to nearest even: by adding half a unit less one and the last kept bit; subnormals by adding 0.5."""
-    wide, floats = vector(I32, v.type.count), vector(F32, v.type.count)
-    bits = b.bitcast(v, wide)
-    sign = b.and_(b.lshr(bits, _repeat(wide, 16)), _repeat(wide, 0x8000))
-    size = b.and_(bits, _repeat(wide, 0x7FFFFFFF))
-    odd = b.and_(b.lshr(size, _repeat(wide, 13)), _repeat(wide, 1))
-    normal = b.lshr(b.add(b.add(size, odd), _repeat(wide, 0xFFF - (112 << 23))), _repeat(wide, 13))
-    shifted = b.bitcast(b.fadd(b.bitcast(size, floats), _repeat(floats, 0.5), flags=("nsz",)), wide)
-    subnormal = b.sub(shifted, _repeat(wide, 0x3F000000))
-    half = b.select(b.icmp_unsigned("<", size, _repeat(wide, 113 << 23)), subnormal, normal)
-    half = b.select(b.icmp_unsigned(">=", size, _repeat(wide, 0x477FF000)), _repeat(wide, 0x7C00), half)
-    half = b.select(b.icmp_unsigned(">", size, _repeat(wide, 0x7F800000)), _repeat(wide, 0x7E00), half)
-    return b.trunc(b.or_(sign, half), vector(I16, v.type.count))
-
-
 LOWERINGS = {
     "avx512": (dot_vnni(512), scaled(dot_vnni(512)), look_up_avx512),
     "avxvnni": (dot_vnni(256), scaled(dot_vnni(256)), look_up_avx2),

@@ -1,4 +1,4 @@
-"""LLVM vectors as values inside kernels: the alphabet that dot products, attention and norms are written in.
+"""LLVM vectors as values inside kernels: the alphabet that `tile.py` is written in.
 
 A vector has a length fixed when a kernel compiles (`n`, a literal or a global constant; 16 unless given). LLVM spreads
 it over as many registers as the CPU needs. Arrays are C-contiguous; `i` counts elements of the array `a` as it is
@@ -6,18 +6,13 @@ typed (bytes in a u8 array), from its very first one, whatever its number of dim
 Numba has no arrays of 16-bit floats: kernels see them as `.view(np.uint16)`.
 
     load_f32(a, i, n)  load_f16  load_bf16     n floats as f32, from memory of that type
-    store_f32(a, i, v) store_f16 store_i8      to memory of that type; f16 rounds to nearest even
+    store_f32(a, i, v) store_i8                to memory of that type
     splat_f32(x, n)    splat_i32(x, n)         n copies
-    add  sub  mul  div  maximum                lane by lane; of floats, or add, sub and mul of ints
-    fma(x, y, z)                               x * y + z, rounded once where the CPU can
-    exp(v)                                     e**v within 2 units in the last place; exp(-inf) = 0
-    absolute(v)  round_i32(v)  to_f32(v)       |v|; nearest int, ties to even; int to float
-    sum_f32(v)   max_f32(v)    sum_i32(v)      one number from all lanes; sums in a fixed order
-    load_i8(a, i, n)   widen(v)                n bytes; each as an int32
-    narrow(v)                                  int32 lanes to int8, which must hold them
+    mul(x, y)  fma(x, y, z)                    x * y, and x * y + z rounded once where the CPU can
+    to_f32(v)                                  each int as a float
+    load_i8(a, i, n)                           n bytes
     spread(v)          splat4(a, i, n)         each byte 4 times; 4 bytes at a[i:], n times
     low_nibbles(v)     high_nibbles(v)         v & 15, v >> 4
-    shift_right(v, k)                          v >> k, keeping the sign
     dot(acc, w, x)                             acc[r] += sum_j w[r, j] * x[r, j], j = 0..3, bytes into int32
     scaled_dot(acc, start, meta, w0, x0, ..)   acc[r] += (meta[r] >> 2) * (start[r] + dots of 4 pairs); meta is spread
     biased(v)                                  signed weights as `dot` wants them on this CPU: plus cpu.OFFSET
@@ -51,8 +46,6 @@ from cpu_runtime.kernels.lowering import (
     call,
     constant,
     f16_to_f32,
-    f32_to_f16,
-    part,
     vector,
 )
 from quant.jit import DISABLED, cpu_features
@@ -180,11 +173,6 @@ def _from_f16(b: ir.IRBuilder, v: ir.Value) -> ir.Value:
     return b.fpext(b.bitcast(v, vector(F16, n)), vector(F32, n)) if _HAS_F16 else f16_to_f32(b, v)
 
 
-def _to_f16(b: ir.IRBuilder, v: ir.Value) -> ir.Value:
-    n = v.type.count
-    return b.bitcast(b.fptrunc(v, vector(F16, n)), vector(I16, n)) if _HAS_F16 else f32_to_f16(b, v)
-
-
 def _named(name: str, typing: Callable[..., Any]) -> Callable[..., Any]:
     typing.__name__ = typing.__qualname__ = name
     return typing
@@ -203,7 +191,6 @@ load_i8 = operation(lambda a, i, n=16: _bytes_at(a, i, n).view(np.int8).copy())(
     _named("load_i8", _load("i8", _as_is, "i8"))
 )
 store_f32 = operation(_writer(np.float32))(_named("store_f32", _store("f32", _as_is)))
-store_f16 = operation(_writer(np.float16))(_named("store_f16", _store("i16", _to_f16)))
 store_i8 = operation(_writer(np.int8))(_named("store_i8", _store("i8", _as_is)))
 
 
@@ -261,48 +248,20 @@ def splat4(typing_context: Any, a: Any, i: Any, n: Any = 16) -> Any:
 # --- lane by lane ---
 
 
-def _lanewise(name: str, meaning: Callable[..., Any], floats: str, ints: str = "") -> Any:
-    """An operation of two vectors, by the names of its llvmlite builder methods."""
-
-    def typing(typing_context: Any, x: Any, y: Any) -> Any:
-        if x.element == "f32":
-            return _typed(x, (x, y), lambda b, x, y: getattr(b, floats)(x, y, flags=_EXACT))
-        return _typed(x, (x, y), lambda b, x, y: getattr(b, ints)(x, y))
-
-    return operation(meaning)(_named(name, typing))
-
-
-add = _lanewise("add", np.add, "fadd", "add")
-sub = _lanewise("sub", np.subtract, "fsub", "sub")
-mul = _lanewise("mul", np.multiply, "fmul", "mul")
-div = _lanewise("div", np.divide, "fdiv")
-
-
 def _overloaded(b: ir.IRBuilder, name: str, *args: ir.Value) -> ir.Value:
     """Call an LLVM intrinsic that exists for every vector length."""
     kind = args[0].type
     return call(b, f"{name}.v{kind.count}{'f' if kind.element == F32 else 'i'}32", kind, *args)
 
 
-@operation(np.fmax)
-def maximum(typing_context: Any, x: Any, y: Any) -> Any:
-    return _typed(x, (x, y), lambda b, x, y: _overloaded(b, "llvm.maxnum", x, y))
+@operation(np.multiply)
+def mul(typing_context: Any, x: Any, y: Any) -> Any:
+    return _typed(x, (x, y), lambda b, x, y: b.fmul(x, y, flags=_EXACT))
 
 
 @operation(lambda x, y, z: (x.astype(np.float64) * y + z).astype(np.float32))
 def fma(typing_context: Any, x: Any, y: Any, z: Any) -> Any:
     return _typed(x, (x, y, z), lambda b, *v: _overloaded(b, _FMA, *v))
-
-
-@operation(np.abs)
-def absolute(typing_context: Any, v: Any) -> Any:
-    return _typed(v, (v,), lambda b, v: _overloaded(b, "llvm.fabs", v))
-
-
-@operation(lambda v: np.rint(v).astype(np.int32))
-def round_i32(typing_context: Any, v: Any) -> Any:
-    to = Vector("i32", v.length)
-    return _typed(to, (v,), lambda b, v: b.fptosi(_overloaded(b, "llvm.nearbyint", v), to.llvm))
 
 
 @operation(lambda v: v.astype(np.float32))
@@ -311,73 +270,10 @@ def to_f32(typing_context: Any, v: Any) -> Any:
     return _typed(to, (v,), lambda b, v: b.sitofp(v, to.llvm))
 
 
-# log2(e), ln(2) in two parts, and the polynomial of exp on [-ln(2)/2, ln(2)/2]: Cephes' expf, S. Moshier.
-_LOG2_E, _LN2_HIGH, _LN2_LOW = 1.44269504088896341, 0.693359375, -2.12194440e-4
-_EXP = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1, 1.0, 1.0)
 _EXP_LOW, _EXP_HIGH = -87.33654, 88.37626  # outside, the result is 0 or the largest power of two
 
 
-@operation(np.exp)
-def exp(typing_context: Any, v: Any) -> Any:
-    def build(b: ir.IRBuilder, v: ir.Value) -> ir.Value:
-        n = v.type.count
-
-        def number(x: float) -> ir.Constant:
-            return ir.Constant(v.type, [float(np.float32(x))] * n)
-
-        clamped = _overloaded(b, "llvm.minnum", _overloaded(b, "llvm.maxnum", v, number(_EXP_LOW)), number(_EXP_HIGH))
-        power = _overloaded(b, "llvm.nearbyint", b.fmul(clamped, number(_LOG2_E), flags=_EXACT))
-        rest = _overloaded(b, _FMA, power, number(-_LN2_HIGH), clamped)
-        rest = _overloaded(b, _FMA, power, number(-_LN2_LOW), rest)
-        value = number(_EXP[0])
-        for coefficient in _EXP[1:]:
-            value = _overloaded(b, _FMA, value, rest, number(coefficient))
-        exponent = b.add(b.fptosi(power, vector(I32, n)), constant(I32, [127] * n))
-        result = b.fmul(value, b.bitcast(b.shl(exponent, constant(I32, [23] * n)), v.type), flags=_EXACT)
-        result = b.select(b.fcmp_ordered("<", v, number(_EXP_LOW)), number(0.0), result)
-        return b.select(b.fcmp_unordered("uno", v, v), v, result)
-
-    return _typed(v, (v,), build)
-
-
-# --- one number from all lanes: halves onto halves ---
-
-
-def _reduced(b: ir.IRBuilder, v: ir.Value, combine: Callable[..., ir.Value]) -> ir.Value:
-    while v.type.count > 1:
-        half = v.type.count // 2
-        v = combine(part(b, v, 0, half), part(b, v, half, half))
-    return b.extract_element(v, I32(0))
-
-
-@operation(lambda v: v.sum(dtype=np.float32))
-def sum_f32(typing_context: Any, v: Any) -> Any:
-    return _typed(types.float32, (v,), lambda b, v: _reduced(b, v, lambda x, y: b.fadd(x, y, flags=_EXACT)))
-
-
-@operation(lambda v: v.max())
-def max_f32(typing_context: Any, v: Any) -> Any:
-    return _typed(types.float32, (v,), lambda b, v: _reduced(b, v, lambda x, y: _overloaded(b, "llvm.maxnum", x, y)))
-
-
-@operation(lambda v: v.sum(dtype=np.int32))
-def sum_i32(typing_context: Any, v: Any) -> Any:
-    return _typed(types.int32, (v,), lambda b, v: _reduced(b, v, b.add))
-
-
 # --- bytes ---
-
-
-@operation(lambda v: v.astype(np.int32))
-def widen(typing_context: Any, v: Any) -> Any:
-    to = Vector("i32", v.length)
-    return _typed(to, (v,), lambda b, v: b.sext(v, to.llvm))
-
-
-@operation(lambda v: v.astype(np.int8))
-def narrow(typing_context: Any, v: Any) -> Any:
-    to = Vector("i8", v.length)
-    return _typed(to, (v,), lambda b, v: b.trunc(v, to.llvm))
 
 
 @operation(lambda v: np.repeat(v, 4))
@@ -398,11 +294,6 @@ def low_nibbles(typing_context: Any, v: Any) -> Any:
 @operation(lambda v: (v.view(np.uint8) >> 4).view(np.int8))
 def high_nibbles(typing_context: Any, v: Any) -> Any:
     return _typed(v, (v,), lambda b, v: b.lshr(v, constant(I8, [4] * v.type.count)))
-
-
-@operation(lambda v, k: v >> k)
-def shift_right(typing_context: Any, v: Any, k: Any) -> Any:
-    return _typed(v, (v, k), lambda b, v, *_: b.ashr(v, constant(v.type.element, [k.literal_value] * v.type.count)))
 
 
 def _dot_meaning(acc: np.ndarray, w: np.ndarray, x: np.ndarray) -> np.ndarray:

@@ -27,7 +27,7 @@ _BYTE = _byte_of_char()
 class Tokenizer:
     """Byte-level BPE over the `tokenizers` library, with the ids that end a turn."""
 
-    def __init__(self, path: Path, stop_ids: frozenset[int], names: dict[str, int]) -> None:
+    def __init__(self, path: Path, stop_ids: frozenset[int]) -> None:
         from tokenizers import Tokenizer as Library
 
         try:
@@ -51,7 +51,7 @@ class Tokenizer:
         if not path.exists():
             raise CheckpointError(f"{path.name} is missing from {folder}", hint="pull the model again")
         names = {t["content"]: t["id"] for t in read_json(path).get("added_tokens", []) if isinstance(t, dict)}
-        return cls(path, _stop_ids(folder, names), names)
+        return cls(path, _stop_ids(folder, names))
 
     def encode(self, text: str) -> list[int]:
         """Ids of the text exactly as it stands; nothing is added at either end."""
@@ -72,10 +72,21 @@ class Tokenizer:
         return token.encode()  # an added token such as <｜User｜> stands for its own characters
 
 
+class IdsOnly:
+    """Stands in where a model came without a tokenizer and is given ids: they stop, but they make no text."""
+
+    def __init__(self, folder: Path) -> None:
+        self.stop_ids = _stop_ids(folder, {})
+
+    def bytes_of(self, token_id: int) -> bytes:
+        """None."""
+        return b""
+
+
 class StreamDecoder:
     """Turns ids into text one at a time, holding back bytes that do not yet make a character."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer | IdsOnly) -> None:
         self._tokenizer = tokenizer
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 

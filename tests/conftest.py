@@ -1,0 +1,47 @@
+"""What tests share: the small checkpoints of this repository, quantized once for each worker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cpu_runtime import plan_for
+from quant.checkpoint import Checkpoint
+from quant.convert import convert
+from quant.recipe import load_recipe
+
+ROOT = Path(__file__).parent.parent
+FIXTURES = ROOT / "tests" / "fixtures"
+DEMO = ROOT / "cli" / "demo"
+
+Quantized = Callable[[Path, str], Path]
+
+
+def quantize(checkpoint: Path, recipe: str, out: Path) -> Path:
+    """A folder converted by a recipe."""
+    with Checkpoint.open(checkpoint) as opened:
+        return convert(opened, plan_for(opened.config, opened.names), load_recipe(recipe), out)
+
+
+@pytest.fixture(scope="session")
+def quantized(tmp_path_factory: pytest.TempPathFactory) -> Quantized:
+    """quantized(checkpoint, recipe): its folder, made on first use; not to be changed."""
+    made: dict[tuple[Path, str], Path] = {}
+
+    def get(checkpoint: Path, recipe: str) -> Path:
+        key = checkpoint, recipe
+        if key not in made:
+            made[key] = quantize(checkpoint, recipe, tmp_path_factory.mktemp("models") / f"{checkpoint.name}-{recipe}")
+        return made[key]
+
+    return get
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty store."""
+    folder = tmp_path / "home"
+    monkeypatch.setenv("MOE_HOME", str(folder))
+    return folder
