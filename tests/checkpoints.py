@@ -1,0 +1,46 @@
+"""Checkpoints made on the spot, sound and broken."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tests.conftest import DEMO
+
+
+def header_of(path: Path) -> tuple[dict[str, Any], bytes]:
+    """(header, everything after it) of a safetensors file."""
+    data = path.read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    return json.loads(data[8 : 8 + size]), data[8 + size :]
+
+
+def write_safetensors(path: Path, header: dict[str, Any], data: bytes) -> None:
+    """A file with this header, however wrong."""
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+
+
+def copy_of(source: Path, to: Path) -> Path:
+    """A copy that may be damaged."""
+    return Path(shutil.copytree(source, to))
+
+
+def copy_of_demo(to: Path) -> Path:
+    """The demo checkpoint."""
+    return copy_of(DEMO, to)
+
+
+def change_json(path: Path, **changes: Any) -> None:
+    """Set keys of a JSON file's object; None deletes."""
+    value = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({k: v for k, v in value.items() if v is not None}))
+
+
+def bf16(values: np.ndarray) -> bytes:
+    """Values as bf16 bytes, cut short."""
+    return (np.ascontiguousarray(values, np.float32).view(np.uint32) >> 16).astype(np.uint16).tobytes()

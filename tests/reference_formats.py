@@ -1,0 +1,59 @@
+"""Slow, obvious twins of the block formats: bytes to weights one weight at a time, and an exhaustive-enough search.
+
+Written from `quant/FORMAT.md`, not from the code.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from quant.codebooks import Q4_BOOKS
+
+
+def half(tile: bytes, at: int) -> float:
+    return float(np.frombuffer(tile[at : at + 2], "<f2")[0])
+
+
+def q4_weight(tile: bytes, cols: int, row: int, col: int) -> float:
+    """One weight of a q4 tile."""
+    segments = -(-cols // 512)
+    head = -(-segments * 32 // 64) * 64
+    block, group = head + col // 64 * 576, col % 64 // 16
+    meta = tile[block + 16 * group + row]
+    scale = meta >> 2 if meta < 128 else (meta >> 2) - 64
+    byte = tile[block + 64 + 64 * (2 * group + col % 16 // 8) + 4 * row + col % 4]
+    code = byte >> 4 if col % 8 >= 4 else byte & 15
+    return half(tile, col // 512 * 32 + 2 * row) / 4096 * scale * float(Q4_BOOKS[meta & 3, code])
+
+
+def q8_weight(tile: bytes, cols: int, row: int, col: int) -> float:
+    """One weight of a q8 tile."""
+    block, i = col // 64 * 1088, col % 64
+    code = tile[block + 64 + 64 * (i // 4) + 4 * row + i % 4]
+    return half(tile, block + 32 * (i // 32) + 2 * row) * (code if code < 128 else code - 256)
+
+
+def bf16_weight(tile: bytes, cols: int, row: int, col: int) -> float:
+    """One weight of a bf16 tile."""
+    at = 2 * (16 * col + row)
+    return float(np.frombuffer(b"\0\0" + tile[at : at + 2], "<f4")[0])
+
+
+def f32_weight(tile: bytes, cols: int, row: int, col: int) -> float:
+    """One weight of an f32 tile."""
+    at = 4 * (16 * col + row)
+    return float(np.frombuffer(tile[at : at + 4], "<f4")[0])
+
+
+WEIGHT = {"q4": q4_weight, "q8": q8_weight, "bf16": bf16_weight, "f32": f32_weight}
+
+
+def q4_group_error(x: np.ndarray, unit: float) -> float:
+    """Least squared error of 16 weights over every book and every stored scale, for a given super-scale unit."""
+    least = float((x**2).sum())
+    for book in Q4_BOOKS.astype(np.float64):
+        for s in range(-32, 32):
+            if s:
+                levels = book * s * unit
+                least = min(least, float((np.abs(x[:, None] - levels).min(1) ** 2).sum()))
+    return least
