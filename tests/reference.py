@@ -123,3 +123,25 @@ def softmax_top_k(logits: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     ids = np.argsort(-logits, axis=-1, kind="stable")[:, :k]
     weights = np.take_along_axis(softmax(logits), ids, axis=-1)
     return ids, weights / weights.sum(axis=-1, keepdims=True)
+
+
+# --- matrices ---
+
+
+def quantize_rows(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(q, scale, sums): int8 with a scale for each 32 inputs, and sums over 16."""
+    groups = x.reshape(x.shape[0], -1, 32).astype(np.float64)
+    scale = np.abs(groups).max(2) / 127
+    q = np.rint(np.divide(groups, scale[:, :, None], out=np.zeros_like(groups), where=scale[:, :, None] > 0))
+    q = q.reshape(x.shape).astype(np.int8)
+    return q, scale, q.reshape(x.shape[0], -1, 16).sum(2, dtype=np.int32)
+
+
+def dequantized(q: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """What quantized activations stand for, float64."""
+    return q.astype(np.float64) * np.repeat(scale.astype(np.float64), 32, axis=1)
+
+
+def matmul(weights: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """x @ weights.T; weights [R, C], x [T, at least C] with nothing beyond C."""
+    return x[:, : weights.shape[1]].astype(np.float64) @ weights.astype(np.float64).T
