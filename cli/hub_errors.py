@@ -54,15 +54,18 @@ def explained(error: BaseException, name: HubName) -> MoeError:
 
 def is_passing(error: BaseException) -> bool:
     """Whether trying again may help: the network, or a server that is busy."""
-    import httpx
-
     causes = list(_causes(error))
     if any(isinstance(c, OSError) and c.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES) for c in causes):
         return False
     statuses = [status for status in map(_status, causes) if status is not None]
     if statuses:
         return statuses[0] in _PASSING_STATUS
-    return any(isinstance(c, httpx.TransportError | ConnectionError | TimeoutError) for c in causes)
+    return any(isinstance(c, ConnectionError | TimeoutError) or _is_transport(c) for c in causes)
+
+
+def _is_transport(error: BaseException) -> bool:
+    """Whether an error is the HTTP client's for a connection; by name, since the library has changed its client."""
+    return any(kind.__name__ == "TransportError" for kind in type(error).__mro__)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -70,7 +70,12 @@ def convert(
     except OSError as error:
         raise ResourceError(f"can't write {partial.parent}: {error.strerror}") from error
     with locked(partial):
-        _convert(checkpoint, plan, recipe, partial, source, on_progress)
+        try:
+            _convert(checkpoint, plan, recipe, partial, source, on_progress)
+        except BaseException:
+            if not any(partial.glob("*.safetensors")):  # nothing to go on with
+                shutil.rmtree(partial)
+            raise
         partial.joinpath("lock").unlink()
         partial.rename(out)
         sync_folder(out.parent)

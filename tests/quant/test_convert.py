@@ -227,7 +227,7 @@ def test_a_weight_that_is_no_number(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="lm_head"):
         quantize(source, "int4", tmp_path / "m")
     assert not (tmp_path / "m").exists()
-    assert not list(partial_folder(tmp_path / "m").glob("*.tmp"))
+    assert not partial_folder(tmp_path / "m").exists()
 
 
 # --- faults of the machine ---
