@@ -78,13 +78,13 @@ def _number(name: str, value: str) -> float | int | None:
 def show(repl: Repl, argument: str) -> None:
     """The model, the settings and how full the window is."""
     conversation = repl.conversation
-    output.say(f"model        {conversation.engine.name}")
-    output.say(f"session      {repl.name}")
-    output.say(f"system       {conversation.system or '(none)'}")
-    output.say(f"think        { {True: 'on', False: 'off', None: 'auto'}[conversation.thinking] }")
+    output.say(f"model              {conversation.engine.name}")
+    output.say(f"session            {repl.name}")
+    output.say(f"system             {conversation.system or '(none)'}")
+    output.say(f"think              { {True: 'on', False: 'off', None: 'auto'}[conversation.thinking] }")
     for field in fields(conversation.params):
         output.say(f"{field.name:<18} {getattr(conversation.params, field.name)}")
-    output.say(f"context      {conversation.tokens} of {conversation.engine.context} tokens")
+    output.say(f"context            {conversation.tokens} of {conversation.engine.context} tokens")
 
 
 def undo(repl: Repl, argument: str) -> None:

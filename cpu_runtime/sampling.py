@@ -112,8 +112,8 @@ class Sampler:
         elif p.min_p > 0:  # cheap, and leaves few to sort: what is below the floor can't survive
             ids = np.flatnonzero(logits >= logits.max() + p.temperature * np.log(p.min_p))
         ids = ids[np.lexsort((ids, -logits[ids]))]
-        scaled = logits[ids].astype(np.float64) / p.temperature
-        probability = np.exp(scaled - scaled[0])
+        with np.errstate(over="ignore"):  # a temperature near 0: all but the likeliest fall to 0
+            probability = np.exp((logits[ids].astype(np.float64) - logits[ids[0]]) / p.temperature)
         probability /= probability.sum()
         before = np.cumsum(probability) - probability
         keep = (before < p.top_p) & (probability >= p.min_p * probability[0])

@@ -134,11 +134,7 @@ def test_disk_full(tmp_path: Path, home: Path) -> None:
         [sys.executable, "-c", code, str(DEMO)], cwd=ROOT, env=environment, capture_output=True, text=True
     )
     check_error(result, 5, "no space left", "run the same command again")
-    assert not (home / "models" / "demo-int4").exists()
-    assert not list(home.rglob("*.tmp"))
-    assert '"complete": false' in moe("list", "--json", home=home).stdout
-    assert moe("rm", "demo-int4", home=home).returncode == 0
-    assert not list((home / "models").iterdir())
+    assert nothing_made(home)
 
 
 def test_unreadable_folder(tmp_path: Path, home: Path) -> None:
