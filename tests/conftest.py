@@ -17,8 +17,8 @@ ROOT = Path(__file__).parent.parent
 FIXTURES = ROOT / "tests" / "fixtures"
 DEMO = ROOT / "cli" / "demo"
 
-# Read by OpenMP on the first parallel kernel. The workers share the cores: a thread that spins while it waits, as it may
-# alone, takes the core from the one it waits for (measured: ten times slower).
+# Read by OpenMP on the first parallel kernel. The workers share the cores: a thread that spins while it waits, as it
+# may alone, takes the core from the one it waits for (measured: ten times slower).
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 Quantized = Callable[[Path, str], Path]

@@ -29,7 +29,10 @@ def chat(
     ctx: options.Context = None,
     threads: options.Threads = None,
 ) -> None:
-    """Talk to a model at the terminal; /help there lists what it understands."""
+    """Talk to a model at the terminal.
+
+    /help there lists the commands.
+    """
     from cli import sessions, store
 
     name = session

@@ -20,7 +20,10 @@ def demo(
     temp: options.Temperature = None,
     seed: options.Seed = None,
 ) -> None:
-    """Talk to the small model that comes with moe: quantized to int4 on this machine, once, then run like any other."""
+    """Talk to the small model that comes with moe.
+
+    It is quantized to int4 on this machine, once, then run like any other.
+    """
     from cli.commands.chat import start
     from cli.repl import at_a_terminal
 

@@ -24,7 +24,10 @@ def logits(
     out: Annotated[Path, typer.Option("--out", help="The .npy file to write.")],
     threads: options.Threads = None,
 ) -> None:
-    """Write the logits [T, V] (float32) that follow each of the tokens; row t has read ids 0 to t."""
+    """Write the logits after each token.
+
+    float32 [T, V]; row t has read ids 0 to t.
+    """
     import os
 
     import numpy as np

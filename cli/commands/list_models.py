@@ -8,7 +8,7 @@ from cli import options, output
 
 
 def list_models(json: options.Json = False) -> None:
-    """List quantized models and pulled checkpoints."""
+    """List models and pulled checkpoints."""
     from pathlib import Path
 
     from cli import store

@@ -13,9 +13,10 @@ def pull(
     name: Annotated[str, typer.Argument(help="org/name[@revision], or the model's page.")],
     json: options.Json = False,
 ) -> None:
-    """Download a checkpoint from the Hugging Face Hub; what is there already is not fetched again.
+    """Download a checkpoint from the Hub.
 
-    The folder is printed on stdout. HF_HOME, HF_TOKEN, HF_ENDPOINT and their kin are honoured.
+    What is there already is not fetched again. The folder is printed on stdout. HF_HOME, HF_TOKEN, HF_ENDPOINT and
+    their kin are honoured.
     """
     from cli import hub, store
     from cli.names import parse_hub_name

@@ -23,7 +23,10 @@ def quantize(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be made.")] = False,
     json: options.Json = False,
 ) -> None:
-    """Convert a checkpoint to a quantized model, a layer at a time; a stopped run goes on where it was."""
+    """Convert a checkpoint to a quantized model.
+
+    It is written a layer at a time; a stopped run goes on where it was.
+    """
     from cli import store
     from cli.names import is_path
     from cpu_runtime import plan_for

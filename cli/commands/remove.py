@@ -14,7 +14,10 @@ def remove(
     names: Annotated[list[str], typer.Argument(help="Names in the store, or pulled checkpoints (org/name).")],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
-    """Delete quantized models from the store, and pulled checkpoints from the Hub's cache."""
+    """Delete models and pulled checkpoints.
+
+    Models go from the store, checkpoints from the Hub's cache.
+    """
     from cli import hub, store
 
     pulled = {note["repo"] for note in store.sources()}

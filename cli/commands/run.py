@@ -40,7 +40,10 @@ def run(
     ctx: options.Context = None,
     threads: options.Threads = None,
 ) -> None:
-    """Answer one prompt on stdout and exit; --json prints the answer with its tokens, usage and timings."""
+    """Answer one prompt on stdout and exit.
+
+    --json prints the answer with its tokens, usage and timings.
+    """
     from cli import store
     from cli.answer import show, shows_thinking
     from cli.token_file import read_tokens

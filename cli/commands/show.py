@@ -14,7 +14,10 @@ def show(
     verify: Annotated[bool, typer.Option("--verify", help="Read every byte again and check it.")] = False,
     json: options.Json = False,
 ) -> None:
-    """Describe a quantized model; with --verify, check every file against its checksum."""
+    """Describe a quantized model.
+
+    With --verify, check every file against its checksum.
+    """
     from cli import store
     from quant.container import open_model
     from quant.errors import CheckpointError

@@ -106,6 +106,7 @@ def _one_q4(w, at, blocks, q, scale, sums, t, out, o):
                 x = t * q.shape[1] + 32 * half
                 for line in range(0, 4 * BYTES, LINE):  # the passes over the rows share the block's lines out
                     prefetch(w, codes + 12 * row + line + AHEAD)
+                prefetch(w, meta + AHEAD)
                 total = splat_i32(0, LANES)
                 total = _add_group(total, w, meta, codes, q, x, sums[t, 2 * half])
                 total = _add_group(total, w, meta + ROWS, codes + 2 * LINE, q, x + 16, sums[t, 2 * half + 1])
