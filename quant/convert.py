@@ -21,7 +21,7 @@ import numpy as np
 from quant import layout
 from quant.checkpoint import INDEX, Checkpoint
 from quant.errors import CheckpointError, ResourceError, UsageError
-from quant.formats import ROWS, Format
+from quant.formats import ENCODABLE, ROWS, Format
 from quant.manifest import FORMAT_VERSION, MANIFEST, manifest
 from quant.plan import Dense, ExpertLayer, Part, Plan, check
 from quant.recipe import Recipe
@@ -209,7 +209,7 @@ def _packed(
     step = max(ROWS, CHUNK // (4 * cols) // ROWS * ROWS)
     for at in range(start, stop, step):
         try:
-            yield form.pack(checkpoint.rows(name, at, min(at + step, stop), expert))
+            yield ENCODABLE[form.name].pack(checkpoint.rows(name, at, min(at + step, stop), expert))
         except ValueError as error:
             raise CheckpointError(f"tensor {name!r}: {error}", hint="the source is damaged; pull it again") from error
 

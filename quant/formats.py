@@ -3,6 +3,7 @@
 A matrix is cut into tiles of 16 rows, and a tile into blocks of 64 inputs; byte lane r of every line belongs to row
 r, so that a kernel computes 16 outputs at once and never sums across a vector. `quant/FORMAT.md` has the tables;
 the `unpack` methods here are the same in NumPy. Rows and inputs are padded with zeros to whole tiles and blocks.
+Most formats round any weights to what they can store (`Encodable`); k4 holds codes that a source already has.
 """
 
 from __future__ import annotations
@@ -50,6 +51,14 @@ class Format(ABC):
         """Stored bits for each weight of a matrix."""
         return 8 * self.matrix_bytes(rows, cols) / (rows * cols)
 
+    @abstractmethod
+    def unpack(self, packed: np.ndarray, rows: int, cols: int) -> np.ndarray:
+        """The weights that stored tiles stand for: -> [rows, cols] f32."""
+
+
+class Encodable(Format):
+    """A format that takes weights as floats and rounds them to the nearest that it stores."""
+
     def pack(self, weights: np.ndarray) -> np.ndarray:
         """Quantize rows: [R, C] f32 -> [ceil(R / 16), tile_bytes] u8.
 
@@ -63,12 +72,8 @@ class Format(ABC):
             raise ValueError(f"a weight is not finite or too large for {self.name}")
         return out
 
-    @abstractmethod
-    def unpack(self, packed: np.ndarray, rows: int, cols: int) -> np.ndarray:
-        """The weights that stored tiles stand for: -> [rows, cols] f32."""
 
-
-class Q4(Format):
+class Q4(Encodable):
     """4-bit codes into one of four codebooks: W = 2^-12 D s book[c][code], c and s (6 bits) a group of 16 inputs.
 
     Tile: fp16 D of 16 rows for each 512 inputs (32 bytes each, padded to a line), then blocks of 576 bytes:
@@ -96,17 +101,40 @@ class Q4(Format):
         supers = head.view(np.float16).reshape(n_tiles, n_segments, ROWS)
         body = packed[:, self.head_bytes(cols) :].reshape(n_tiles, n_blocks, self.BLOCK_BYTES)
         meta = body[:, :, :LINE].view(np.int8).reshape(n_tiles, n_blocks, 4, ROWS)  # [tile, block, group, row]
-        lines = body[:, :, LINE:].reshape(n_tiles, n_blocks, 4, 2, ROWS, 4)  # [tile, block, group, half, row, j]
-        codes = np.stack((lines & 15, lines >> 4), axis=5)  # [tile, block, group, half, row, nibble, j]
-        codes = codes.transpose(0, 1, 2, 4, 3, 5, 6).reshape(n_tiles, n_blocks, 4, ROWS, 16)
-        levels = Q4_BOOKS[(meta & 3)[..., None], codes].astype(np.float32)
+        levels = Q4_BOOKS[(meta & 3)[..., None], _nibbles(body[:, :, LINE:])].astype(np.float32)
         weights = levels * (meta >> 2)[..., None]
         weights = weights.transpose(0, 3, 1, 2, 4).reshape(n_tiles * ROWS, n_blocks * BLOCK)
         scale = supers.astype(np.float32).transpose(0, 2, 1).reshape(n_tiles * ROWS, n_segments) * 2.0**-self.EXPONENT
         return (weights * np.repeat(scale, SEGMENT, axis=1)[:, : weights.shape[1]])[:rows, :cols].astype(np.float32)
 
 
-class Q8(Format):
+class K4(Format):
+    """4-bit codes with a bf16 scale a group of 32 inputs, as a source has them: W = scale * (code - 8).
+
+    Blocks of 576 bytes: a line of bf16 scales (byte 32 g + 2 r), then 8 lines of codes as in q4. Padding has scale 0.
+    `quant.pack.pack_k4` copies a source's codes and scales; nothing is rounded, and floats cannot be stored.
+    """
+
+    name, id = "k4", 4
+    lossless_from = ("INT4",)
+    ZERO = 8  # the code that stands for 0
+    BLOCK_BYTES = LINE + 8 * LINE
+
+    def tile_bytes(self, cols: int) -> int:
+        """Bytes of a tile of 16 rows by `cols` inputs."""
+        return blocks(cols) * self.BLOCK_BYTES
+
+    def unpack(self, packed: np.ndarray, rows: int, cols: int) -> np.ndarray:
+        """The weights that stored tiles stand for: -> [rows, cols] f32."""
+        n_tiles, n_blocks = len(packed), blocks(cols)
+        body = packed.reshape(n_tiles, n_blocks, self.BLOCK_BYTES)
+        bits = np.ascontiguousarray(body[:, :, :LINE]).view(np.uint16).astype(np.uint32) << 16
+        scales = np.repeat(bits.view(np.float32).reshape(n_tiles, n_blocks, 2, ROWS), 2, axis=2)
+        weights = (_nibbles(body[:, :, LINE:]).astype(np.float32) - self.ZERO) * scales[..., None]
+        return weights.transpose(0, 3, 1, 2, 4).reshape(n_tiles * ROWS, n_blocks * BLOCK)[:rows, :cols].copy()
+
+
+class Q8(Encodable):
     """8-bit codes with an fp16 scale a group of 32 inputs: W = scale * code.
 
     Blocks of 1088 bytes: a line of fp16 scales (byte 32 g + 2 r), then 16 lines of codes, line i, byte 4 r + j
@@ -130,7 +158,7 @@ class Q8(Format):
         return weights.transpose(0, 4, 1, 2, 3, 5).reshape(n_tiles * ROWS, n_blocks * BLOCK)[:rows, :cols].copy()
 
 
-class BF16(Format):
+class BF16(Encodable):
     """bfloat16, input by input: 32 bytes hold one input's weight in each of 16 rows."""
 
     name, id = "bf16", 1
@@ -146,7 +174,7 @@ class BF16(Format):
         return _rows_of_tiles(bits.view(np.float32), rows, cols)
 
 
-class F32(Format):
+class F32(Encodable):
     """float32, input by input: a line holds one input's weight in each of 16 rows."""
 
     name, id = "f32", 0
@@ -161,12 +189,20 @@ class F32(Format):
         return _rows_of_tiles(packed.view(np.float32), rows, cols)
 
 
+def _nibbles(lines: np.ndarray) -> np.ndarray:
+    """8 lines of 4-bit codes a block, [tiles, blocks, 512] -> [tiles, blocks, 4 groups, 16 rows, 16 inputs]."""
+    halves = lines.reshape(*lines.shape[:2], 4, 2, ROWS, 4)  # [tile, block, group, half, row, j]
+    codes = np.stack((halves & 15, halves >> 4), axis=5)  # [tile, block, group, half, row, nibble, j]
+    return codes.transpose(0, 1, 2, 4, 3, 5, 6).reshape(*lines.shape[:2], 4, ROWS, 16)
+
+
 def _rows_of_tiles(values: np.ndarray, rows: int, cols: int) -> np.ndarray:
     """[tiles, C * 16] input by input -> [rows, cols]."""
     return values.reshape(len(values), -1, ROWS).transpose(0, 2, 1).reshape(len(values) * ROWS, -1)[:rows, :cols].copy()
 
 
-FORMATS: dict[str, Format] = {f.name: f for f in (F32(), BF16(), Q8(), Q4())}
+ENCODABLE: dict[str, Encodable] = {f.name: f for f in (F32(), BF16(), Q8(), Q4())}
+FORMATS: dict[str, Format] = {**ENCODABLE, K4.name: K4()}
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """Kernels that quantize rows of weights straight into the tiles of a format.
 
 Each takes weights [R, C] f32 (C-contiguous) and zeroed tiles [ceil(R / 16), tile_bytes] u8, and returns False where
-a weight is not finite or does not fit the format's scales. Tiles are independent, so the result does not depend on
-the number of threads nor on how rows are cut into calls of whole tiles.
+a weight is not finite or does not fit the format's scales. `pack_k4` takes codes and scales in place of weights, and
+only moves them. Tiles are independent, so the result does not depend on the number of threads nor on how rows are cut
+into calls of whole tiles.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from quant.jit import kernel, parallel_kernel, prange
 _STEPS = 4  # look-up steps a unit of level: the nearest level is off only within 1/8 of a unit of a midpoint
 _REACH = 160  # units; 127 over the smallest start factor
 _EXPONENT = np.float32(4096)  # 2^12, see Q4.EXPONENT
+_K4_LIMIT = np.uint16(0x7E00)  # bf16 2^125: 8 times it is infinite as a float32
 
 
 def _nearest_tables() -> tuple[np.ndarray, np.ndarray]:
@@ -241,6 +243,51 @@ def _floats(bits_in, out, bfloat):
     return bad == 0
 
 
+@kernel
+def _line_order(words):
+    """Nibbles 0 1 2 3 4 5 6 7 of each half, lowest first -> 0 4 1 5 2 6 3 7: a byte holds two inputs 4 apart."""
+    middle = (words ^ (words >> np.uint64(8))) & np.uint64(0x0000FF000000FF00)
+    words = words ^ middle ^ (middle << np.uint64(8))
+    middle = (words ^ (words >> np.uint64(4))) & np.uint64(0x00F000F000F000F0)
+    return words ^ middle ^ (middle << np.uint64(4))
+
+
+@kernel
+def _k4_codes(codes, lines):
+    """The codes of up to 16 rows, [rows, C/8] u32, into a tile's lines of 8 u64, which hold two rows each."""
+    rows = np.uint64(codes.shape[0])  # unsigned: an index needs no test for being counted from the end
+    for i in range(np.uint64(codes.shape[1])):
+        line = np.uint64(8) * (i + (i >> np.uint64(3)) + np.uint64(1))  # one line of scales before each 8 of codes
+        for lane in range((rows + np.uint64(1)) >> np.uint64(1)):
+            second = np.uint64(2) * lane + np.uint64(1)
+            both = np.uint64(codes[second - np.uint64(1), i])
+            if second < rows:
+                both |= np.uint64(codes[second, i]) << np.uint64(32)
+            lines[line + lane] = _line_order(both)
+
+
+@kernel
+def _k4_scales(scales, halves):
+    """The scales of up to 16 rows, [rows, C/32] u16, into a tile of u16; False where a weight may not be finite."""
+    fits = True
+    for g in range(scales.shape[1]):
+        for r in range(scales.shape[0]):
+            halves[16 * g + 256 * (g >> 1) + r] = scales[r, g]
+            fits &= (scales[r, g] & np.uint16(0x7FFF)) < _K4_LIMIT
+    return fits
+
+
+@parallel_kernel
+def _k4(codes, scales, lines, halves):
+    """Shapes: codes [R, C/8] u32, scales [R, C/32] u16, lines [tiles, tile_bytes/8] u64, halves the same as u16."""
+    bad = 0
+    for t in prange(lines.shape[0]):
+        _k4_codes(codes[16 * t : 16 * t + 16], lines[t])
+        if not _k4_scales(scales[16 * t : 16 * t + 16], halves[t]):
+            bad += 1
+    return bad == 0
+
+
 Q4_FACTORS = np.array([0.8, 0.9, 1.0], np.float32)  # start scales, as shares of the one that just covers the peak
 Q8_FACTORS = np.array([0.96, 0.98, 1.0], np.float32)
 
@@ -264,6 +311,16 @@ def pack_bf16(weights: np.ndarray, out: np.ndarray) -> bool:
 def pack_f32(weights: np.ndarray, out: np.ndarray) -> bool:
     """A transposition."""
     return bool(_floats(weights.view(np.uint32), out.view(np.uint32).reshape(len(out), -1, 16), False))
+
+
+def pack_k4(codes: np.ndarray, scales: np.ndarray, out: np.ndarray) -> bool:
+    """Move a source's int4 weights and bf16 scales into tiles as they are; False where a weight may not be finite.
+
+    Shapes: codes [R, C/2] u8, byte k of a row holding input 2k in its low nibble and 2k + 1 in its high one, each
+            8 above the weight it stands for · scales [R, C/32] u16, the bits of bf16 · C a multiple of 32
+            out [ceil(R / 16), tile_bytes] u8, zeroed: what is not written is padding, of scale 0
+    """
+    return bool(_k4(codes.view(np.uint32), scales, out.view(np.uint64), out.view(np.uint16)))
 
 
 PACK = {"q4": pack_q4, "q8": pack_q8, "bf16": pack_bf16, "f32": pack_f32}

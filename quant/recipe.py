@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quant.errors import UsageError
-from quant.formats import FORMATS, Format
+from quant.formats import ENCODABLE, FORMATS, Encodable
 from quant.plan import ROLES
 
 _BUILT_IN = Path(__file__).parent / "recipes"
@@ -23,13 +23,13 @@ class Recipe:
     description: str
     formats: dict[str, str]
 
-    def format(self, role: str, source_dtype: str) -> Format:
+    def format(self, role: str, source_dtype: str) -> Encodable:
         """The format for a matrix of `role` whose source is `source_dtype` (a safetensors dtype)."""
         name = self.formats.get(role, "exact")
         if name != "exact":
-            return FORMATS[name]
-        lossless = FORMATS["bf16"].lossless_from
-        return FORMATS["bf16" if source_dtype in lossless and role not in _FLOAT32_ROLES else "f32"]
+            return ENCODABLE[name]
+        lossless = ENCODABLE["bf16"].lossless_from
+        return ENCODABLE["bf16" if source_dtype in lossless and role not in _FLOAT32_ROLES else "f32"]
 
 
 def built_in() -> list[str]:
@@ -56,6 +56,10 @@ def load_recipe(name: str) -> Recipe:
     for role, format_name in formats.items():
         if role not in ROLES:
             raise UsageError(f"{path.name}: unknown role {role!r}; roles are {', '.join(ROLES)}")
-        if format_name not in (*FORMATS, "exact"):
-            raise UsageError(f"{path.name}: {role} = {format_name!r}; formats are {', '.join(FORMATS)} and exact")
+        if format_name not in (*ENCODABLE, "exact"):
+            why = "it only holds weights copied from a source in it" if format_name in [*FORMATS] else "no such format"
+            raise UsageError(
+                f"{path.name}: {role} = {format_name!r}: {why}",
+                hint=f"formats are {', '.join(ENCODABLE)}, and exact, which keeps what the source has",
+            )
     return Recipe(path.stem, description, formats)

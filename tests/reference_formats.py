@@ -26,6 +26,43 @@ def q4_weight(tile: bytes, cols: int, row: int, col: int) -> float:
     return half(tile, col // 512 * 32 + 2 * row) / 4096 * scale * float(Q4_BOOKS[meta & 3, code])
 
 
+def bfloat(two: bytes) -> float:
+    return float(np.frombuffer(b"\0\0" + two, "<f4")[0])
+
+
+def k4_weight(tile: bytes, cols: int, row: int, col: int) -> float:
+    """One weight of a k4 tile."""
+    block, group = col // 64 * 576, col % 64 // 16
+    byte = tile[block + 64 + 64 * (2 * group + col % 16 // 8) + 4 * row + col % 4]
+    code = byte >> 4 if col % 8 >= 4 else byte & 15
+    at = block + 32 * (group // 2) + 2 * row
+    return (code - 8) * bfloat(tile[at : at + 2])
+
+
+def int4_weight(words: np.ndarray, scales: np.ndarray, row: int, col: int) -> float:
+    """One weight of a matrix as compressed-tensors packs int4: 8 weights an int32, the first in the lowest nibble.
+
+    Shapes: words [R, C/8] i32, each weight stored 8 higher · scales [R, C/32] u16, the bits of bf16
+    """
+    nibble = (int(words[row, col // 8]) & 0xFFFFFFFF) >> 4 * (col % 8) & 15
+    return (nibble - 8) * bfloat(scales[row, col // 32].tobytes())
+
+
+def int4_matrix(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(words, scales) of a source that stores these weights as int4; a part of a group is filled up with zeros.
+
+    The largest of a group is 8 (-8 where negative) steps, so that every code occurs.
+    """
+    rows, cols = weights.shape
+    groups = np.zeros((rows, -(-cols // 32), 32), np.float32)
+    groups.reshape(rows, -1)[:, :cols] = weights
+    bits = (np.abs(groups).max(2) / np.float32(8)).view(np.uint32) >> 16
+    steps = (bits << 16).view(np.float32)[:, :, None]
+    codes = np.clip(np.rint(groups / np.where(steps > 0, steps, 1)), -8, 7).astype(np.int64) + 8
+    nibbles = codes.reshape(rows, -1, 8) << np.arange(0, 32, 4)
+    return nibbles.sum(2).astype(np.uint32).view(np.int32), bits.astype(np.uint16)
+
+
 def q8_weight(tile: bytes, cols: int, row: int, col: int) -> float:
     """One weight of a q8 tile."""
     block, i = col // 64 * 1088, col % 64
@@ -36,7 +73,7 @@ def q8_weight(tile: bytes, cols: int, row: int, col: int) -> float:
 def bf16_weight(tile: bytes, cols: int, row: int, col: int) -> float:
     """One weight of a bf16 tile."""
     at = 2 * (16 * col + row)
-    return float(np.frombuffer(b"\0\0" + tile[at : at + 2], "<f4")[0])
+    return bfloat(tile[at : at + 2])
 
 
 def f32_weight(tile: bytes, cols: int, row: int, col: int) -> float:
@@ -45,7 +82,7 @@ def f32_weight(tile: bytes, cols: int, row: int, col: int) -> float:
     return float(np.frombuffer(tile[at : at + 4], "<f4")[0])
 
 
-WEIGHT = {"q4": q4_weight, "q8": q8_weight, "bf16": bf16_weight, "f32": f32_weight}
+WEIGHT = {"q4": q4_weight, "k4": k4_weight, "q8": q8_weight, "bf16": bf16_weight, "f32": f32_weight}
 
 
 def q4_group_error(x: np.ndarray, unit: float) -> float:

@@ -5,8 +5,9 @@ import hashlib
 import numpy as np
 import pytest
 
-from quant.formats import FORMATS, Matrix
-from tests.reference_formats import WEIGHT, q4_group_error
+from quant.formats import ENCODABLE, FORMATS, Matrix
+from tests.packing import copied, packed
+from tests.reference_formats import WEIGHT, int4_matrix, int4_weight, q4_group_error
 
 SHAPES = [(1, 1), (16, 64), (17, 65), (5, 512), (40, 600), (33, 1088)]
 
@@ -23,18 +24,18 @@ def decibels(weights: np.ndarray, restored: np.ndarray) -> float:
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_unpack_is_the_specification(name: str, shape: tuple[int, int]) -> None:
     form = FORMATS[name]
-    packed = form.pack(gaussian(*shape))
-    assert packed.nbytes == form.matrix_bytes(*shape)
-    restored = Matrix(form, *shape, packed).unpack()
+    stored = packed(name, gaussian(*shape))
+    assert stored.nbytes == form.matrix_bytes(*shape)
+    restored = Matrix(form, *shape, stored).unpack()
     for row, col in np.random.default_rng(1).integers(0, shape, (200, 2)):
-        expected = WEIGHT[name](packed[row // 16].tobytes(), shape[1], row % 16, col)
+        expected = WEIGHT[name](stored[row // 16].tobytes(), shape[1], row % 16, col)
         assert restored[row, col] == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_padding_is_zero(name: str) -> None:
     form = FORMATS[name]
-    whole = form.unpack(form.pack(gaussian(17, 80)), 32, 128)
+    whole = form.unpack(packed(name, gaussian(17, 80)), 32, 128)
     assert not whole[17:].any()
     assert not whole[:, 80:].any()
 
@@ -45,6 +46,7 @@ GOLDEN = {
     "bf16": "c7e6324a745239c6",
     "q8": "8aa44b5857cbc22a",
     "q4": "587f994233cc7ea1",
+    "k4": "2539ac10f394fdef",
 }
 
 
@@ -53,40 +55,40 @@ def test_golden_bytes(name: str) -> None:
     # Multiples of 1/64 from integer arithmetic: the same numbers whatever the library of random numbers.
     steps = np.arange(40 * 600, dtype=np.int64).reshape(40, 600)
     weights = ((steps * 2654435761 % 4093 - 2046) / 64).astype(np.float32)
-    assert hashlib.sha256(FORMATS[name].pack(weights)).hexdigest()[:16] == GOLDEN[name]
+    assert hashlib.sha256(packed(name, weights)).hexdigest()[:16] == GOLDEN[name]
 
 
 def test_floats_are_kept() -> None:
     weights = gaussian(20, 70)
-    assert np.array_equal(FORMATS["f32"].unpack(FORMATS["f32"].pack(weights), 20, 70), weights)
+    assert np.array_equal(FORMATS["f32"].unpack(packed("f32", weights), 20, 70), weights)
     bf16 = (weights.view(np.uint32) & 0xFFFF0000).view(np.float32)
-    assert np.array_equal(FORMATS["bf16"].unpack(FORMATS["bf16"].pack(bf16), 20, 70), bf16)
+    assert np.array_equal(FORMATS["bf16"].unpack(packed("bf16", bf16), 20, 70), bf16)
 
 
 def test_bf16_rounds_to_nearest_even() -> None:
     weights = np.array([[0x3F808000, 0x3F818000, 0x3F808001, 0xBF80FFFF]], np.uint32).view(np.float32)
-    restored = FORMATS["bf16"].unpack(FORMATS["bf16"].pack(weights), 1, 4).view(np.uint32)
+    restored = FORMATS["bf16"].unpack(packed("bf16", weights), 1, 4).view(np.uint32)
     assert [hex(x) for x in restored[0]] == ["0x3f800000", "0x3f820000", "0x3f810000", "0xbf810000"]
 
 
 @pytest.mark.parametrize(("name", "least"), [("q4", 24.4), ("q8", 45.5)])
 def test_error_on_gaussian_rows(name: str, least: float) -> None:
     weights = gaussian(256, 2048)
-    assert decibels(weights, FORMATS[name].unpack(FORMATS[name].pack(weights), *weights.shape)) >= least
+    assert decibels(weights, FORMATS[name].unpack(packed(name, weights), *weights.shape)) >= least
 
 
 @pytest.mark.parametrize("name", ["q4", "q8"])
 @pytest.mark.parametrize("size", [1e-4, 1e-2, 1.0, 50.0])
 def test_error_does_not_depend_on_size(name: str, size: float) -> None:
     weights = gaussian(64, 512) * np.float32(size)
-    assert decibels(weights, FORMATS[name].unpack(FORMATS[name].pack(weights), 64, 512)) > 20
+    assert decibels(weights, FORMATS[name].unpack(packed(name, weights), 64, 512)) > 20
 
 
 def test_q4_search_is_near_the_best_there_is() -> None:
     weights = gaussian(4, 128)
-    packed = FORMATS["q4"].pack(weights)
-    restored = FORMATS["q4"].unpack(packed, 4, 128)
-    units = packed[0, :32].view(np.float16).astype(np.float64) / 4096
+    stored = packed("q4", weights)
+    restored = FORMATS["q4"].unpack(stored, 4, 128)
+    units = stored[0, :32].view(np.float16).astype(np.float64) / 4096
     best = sum(
         q4_group_error(weights[r, c : c + 16].astype(np.float64), units[r]) for r in range(4) for c in range(0, 128, 16)
     )
@@ -101,7 +103,7 @@ def test_special_rows(name: str) -> None:
     weights[2] = 3
     weights[3] = 1e-30
     weights[4, 7] = 1000
-    restored = FORMATS[name].unpack(FORMATS[name].pack(weights), 6, 512)
+    restored = FORMATS[name].unpack(packed(name, weights), 6, 512)
     assert not restored[0].any()
     assert restored[1, 0] == pytest.approx(weights[1, 0], rel=0.02)
     assert not restored[1, 32:].any()
@@ -110,17 +112,37 @@ def test_special_rows(name: str) -> None:
     assert restored[4, 7] == pytest.approx(1000, rel=0.02)
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", ENCODABLE)
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
 def test_numbers_that_are_not_finite_are_refused(name: str, wrong: float) -> None:
     weights = gaussian(20, 70)
     weights[18, 69] = wrong
     with pytest.raises(ValueError, match="finite"):
-        FORMATS[name].pack(weights)
+        ENCODABLE[name].pack(weights)
 
 
 def test_rows_do_not_depend_on_their_company() -> None:
     weights = gaussian(64, 600)
-    for form in FORMATS.values():
-        parts = [form.pack(weights[at : at + 32]) for at in (0, 32)]
-        assert np.array_equal(form.pack(weights), np.concatenate(parts))
+    for name in FORMATS:
+        parts = [packed(name, weights[at : at + 32]) for at in (0, 32)]
+        assert np.array_equal(packed(name, weights), np.concatenate(parts))
+
+
+@pytest.mark.parametrize("shape", [(1, 32), (16, 64), (17, 96), (40, 608), (33, 1088)], ids=str)
+def test_k4_stands_for_the_very_numbers_of_the_source(shape: tuple[int, int]) -> None:
+    rows, cols = shape
+    random = np.random.default_rng(2)
+    words = random.integers(0, 1 << 32, (rows, cols // 8), np.uint32).view(np.int32)
+    scales = random.integers(0, 0x7E00, (rows, cols // 32), np.uint16) | random.integers(0, 2, (rows, 1)) << 15
+    restored = FORMATS["k4"].unpack(copied(words, scales.astype(np.uint16)), rows, cols)
+    expected = [[int4_weight(words, scales.astype("<u2"), r, c) for c in range(cols)] for r in range(rows)]
+    assert np.array_equal(restored.view(np.uint32), np.array(expected, np.float32).view(np.uint32))
+
+
+@pytest.mark.parametrize("wrong", [0x7F80, 0xFF80, 0x7FC0, 0x7F81, 0x7E00, 0xFE00])
+def test_k4_refuses_weights_that_may_not_be_finite(wrong: int) -> None:
+    words, scales = int4_matrix(gaussian(20, 96))
+    copied(words, scales)
+    scales[18, 2] = wrong
+    with pytest.raises(ValueError, match="finite"):
+        copied(words, scales)
