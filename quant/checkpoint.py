@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from quant.decode import DECODERS
+from quant.encoding import Encoding, Int4, Plain, find
 from quant.errors import CheckpointError, ModelNotFound, UnsupportedError
-from quant.safetensors_file import AGAIN, DTYPE_BYTES, TensorInfo, read_header
+from quant.quantization_config import QuantizationConfig
+from quant.safetensors_file import AGAIN, TensorInfo, read_header
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -29,6 +30,7 @@ class Checkpoint:
         self.path = path
         self.config = config
         self._tensors = tensors
+        self._quantization = QuantizationConfig(config)
         self._files: dict[Path, int] = {}
 
     @classmethod
@@ -56,30 +58,45 @@ class Checkpoint:
         """Bytes of all tensors."""
         return sum(tensor.bytes for tensor in self._tensors.values())
 
-    def info(self, name: str) -> TensorInfo:
-        """Where a tensor is, its dtype and shape."""
-        if name not in self._tensors:
-            raise CheckpointError(f"tensor {name!r} is missing from {self.path.name}", hint=AGAIN)
-        return self._tensors[name]
+    @property
+    def files(self) -> list[Path]:
+        """Every file that holds a tensor, sorted."""
+        return sorted({tensor.file for tensor in self._tensors.values()})
+
+    def encoding(self, name: str) -> Encoding:
+        """How a matrix or vector is stored, by its name without quantization; raises what `encoding.find` raises."""
+        return find(name, self._tensors, self._quantization)
 
     def values(self, name: str) -> np.ndarray:
-        """A whole tensor in its own shape, f32: for small ones."""
-        info = self.info(name)
-        return self._read(info, 0, info.bytes).reshape(info.shape)
+        """A whole tensor in its own shape, f32: for small ones, which are stored plainly."""
+        encoding = self.encoding(name)
+        if not isinstance(encoding, Plain):
+            raise UnsupportedError(
+                f"tensor {name!r} is {encoding.dtype}; this version reads vectors that are stored plainly"
+            )
+        return encoding.values(self._read)
 
-    def rows(self, name: str, start: int, stop: int, expert: int | None = None) -> np.ndarray:
+    def rows(
+        self, name: str, start: int, stop: int, expert: int | None = None, out: np.ndarray | None = None
+    ) -> np.ndarray:
         """Rows start..stop of a matrix [R, C], or of one expert's in a fused [E, R, C]: -> [stop - start, C] f32."""
-        info = self.info(name)
-        n_rows, cols = info.shape[-2:]
-        first = (expert or 0) * n_rows + start
-        width = cols * DTYPE_BYTES[info.dtype]
-        return self._read(info, first * width, (stop - start) * width).reshape(stop - start, cols)
+        encoding = self.encoding(name)
+        if out is None:
+            out = np.empty((stop - start, encoding.shape[-1]), np.float32)
+        encoding.rows(self._read, start, stop, expert or 0, out)
+        return out
+
+    def int4_rows(self, name: str, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of an INT4 matrix as stored, see `Int4.raw`."""
+        encoding = self.encoding(name)
+        assert isinstance(encoding, Int4)
+        return encoding.raw(self._read, start, stop)
+
+    def fault(self, name: str, start: int, stop: int, expert: int | None = None) -> str | None:
+        """The first thing in rows start..stop that is not a finite number, as a message."""
+        return self.encoding(name).fault(self._read, start, stop, expert or 0)
 
     def _read(self, info: TensorInfo, start: int, size: int) -> np.ndarray:
-        if info.dtype not in DECODERS:
-            raise UnsupportedError(
-                f"{info.file.name}: tensor {info.name!r} is {info.dtype}; this version reads {', '.join(DECODERS)}"
-            )
         assert 0 <= start <= start + size <= info.bytes
         raw = np.empty(size, np.uint8)
         filled, view = 0, raw.data
@@ -88,7 +105,7 @@ class Checkpoint:
             if got == 0:
                 raise CheckpointError(f"{info.file.name} ended within tensor {info.name!r}", hint=AGAIN)
             filled += got
-        return DECODERS[info.dtype](raw)
+        return raw
 
     def _descriptor(self, file: Path) -> int:
         if file not in self._files:

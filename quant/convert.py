@@ -21,10 +21,11 @@ import numpy as np
 from quant import layout
 from quant.checkpoint import INDEX, Checkpoint
 from quant.errors import CheckpointError, ResourceError, UsageError
-from quant.formats import ENCODABLE, ROWS, Format
+from quant.formats import ROWS, Format
 from quant.manifest import FORMAT_VERSION, MANIFEST, manifest
-from quant.plan import Dense, ExpertLayer, Part, Plan, check
+from quant.plan import Dense, ExpertLayer, Plan, check
 from quant.recipe import Recipe
+from quant.source_rows import SourceRows, dense_rows, part_rows
 from quant.writer import RESUME, FileWriter, Journal, locked, sync_folder
 
 CHUNK = 64 << 20  # bytes of float32 rows held at a time
@@ -141,7 +142,7 @@ def _json(value: Any) -> bytes:
 
 def _fingerprint(checkpoint: Checkpoint, plan: Plan, recipe: Recipe) -> str:
     """Identifies what is being made: a partial folder is gone on with only by the same source, plan and recipe."""
-    shards = sorted({(i.file.name, i.file.stat().st_size) for i in map(checkpoint.info, checkpoint.names)})
+    shards = [(file.name, file.stat().st_size) for file in checkpoint.files]
     parts = (FORMAT_VERSION, checkpoint.config, repr(plan), recipe.formats, shards)
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
@@ -171,7 +172,7 @@ def _dense_job(checkpoint: Checkpoint, plan: Plan, recipe: Recipe) -> _Job:
             if form is None:
                 yield _vector(checkpoint, dense)
             else:
-                yield from (packed.data for packed in _packed(checkpoint, dense.source, form, 0, dense.shape[0]))
+                yield from (packed.data for packed in _packed(dense_rows(checkpoint, dense), form))
 
     return _Job(layout.DENSE_FILE, len(head) + sum(size for _, _, size in sizes.values()), False, data)
 
@@ -188,7 +189,7 @@ def _expert_job(checkpoint: Checkpoint, layer: ExpertLayer, recipe: Recipe) -> _
             for part in layer.parts:
                 place = parts[part.name]
                 at = place.offset
-                for packed in _part(checkpoint, part, place.format, expert):
+                for packed in _packed(part_rows(checkpoint, part, expert), place.format):
                     record[at : at + packed.size] = packed.reshape(-1)
                     at += packed.size
             yield record.data
@@ -196,22 +197,12 @@ def _expert_job(checkpoint: Checkpoint, layer: ExpertLayer, recipe: Recipe) -> _
     return _Job(layout.expert_file(layer.layer), len(head) + size, True, data)
 
 
-def _part(checkpoint: Checkpoint, part: Part, form: Format, expert: int) -> Iterator[np.ndarray]:
-    start, stop = part.rows or (0, part.shape[0])
-    yield from _packed(checkpoint, part.tensor(expert), form, start, stop, expert if part.fused else None)
-
-
-def _packed(
-    checkpoint: Checkpoint, name: str, form: Format, start: int, stop: int, expert: int | None = None
-) -> Iterator[np.ndarray]:
-    """Packed tiles of rows start..stop, a bounded number of rows at a time."""
-    cols = checkpoint.info(name).shape[-1]
+def _packed(rows: SourceRows, form: Format) -> Iterator[np.ndarray]:
+    """Packed tiles of a whole matrix, a bounded number of rows at a time."""
+    n_rows, cols = rows.shape
     step = max(ROWS, CHUNK // (4 * cols) // ROWS * ROWS)
-    for at in range(start, stop, step):
-        try:
-            yield ENCODABLE[form.name].pack(checkpoint.rows(name, at, min(at + step, stop), expert))
-        except ValueError as error:
-            raise CheckpointError(f"tensor {name!r}: {error}", hint="the source is damaged; pull it again") from error
+    for start in range(0, n_rows, step):
+        yield rows.pack(form, start, min(start + step, n_rows))
 
 
 def _vector(checkpoint: Checkpoint, dense: Dense) -> memoryview:

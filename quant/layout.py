@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from quant.checkpoint import Checkpoint
+from quant.encoding import INT4
 from quant.formats import FORMATS, Format
 from quant.plan import Dense, ExpertLayer, Plan
 from quant.recipe import Recipe
@@ -55,7 +56,7 @@ def record_parts(layer: ExpertLayer, recipe: Recipe, checkpoint: Checkpoint) -> 
     """(parts by name, bytes of a record rounded up to whole pages)."""
     parts, at = {}, 0
     for part in layer.parts:
-        form = recipe.format("expert", checkpoint.info(part.tensor(0)).dtype)
+        form = recipe.format("expert", checkpoint.encoding(part.tensor(0)).dtype)
         size = form.matrix_bytes(*part.shape)
         parts[part.name] = RecordPart(form, *part.shape, at, size)
         at += size
@@ -67,7 +68,10 @@ def stored_shape(dense: Dense, recipe: Recipe, checkpoint: Checkpoint) -> tuple[
     if dense.kind == "vector":
         return "F32", dense.shape, None
     rows, cols = dense.shape
-    form = recipe.format(dense.role, checkpoint.info(dense.source).dtype)
+    dtype = checkpoint.encoding(dense.source).dtype
+    if dense.heads is not None and dense.heads.transposed and dtype == INT4:
+        dtype = "F32"  # the scales run along the source's rows, so that these codes can't be kept
+    form = recipe.format(dense.role, dtype)
     tile_bytes = form.tile_bytes(cols)
     return "U8", (form.matrix_bytes(rows, cols) // tile_bytes, tile_bytes), form
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from quant import layout
@@ -26,6 +27,8 @@ def manifest(
     for tensor in plan.dense:
         _, _, form = layout.stored_shape(tensor, recipe, checkpoint)
         entry: dict[str, Any] = {"role": tensor.role, "source": tensor.source, "shape": list(tensor.shape)}
+        if tensor.heads is not None:
+            entry["heads"] = asdict(tensor.heads)
         dense[tensor.name] = entry if form is None else {**entry, "format": form.name}
     experts: dict[str, Any] = {}
     for layer in plan.experts:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quant.errors import UsageError
-from quant.formats import ENCODABLE, FORMATS, Encodable
+from quant.formats import ENCODABLE, FORMATS, Format
 from quant.plan import ROLES
 
 _BUILT_IN = Path(__file__).parent / "recipes"
@@ -23,11 +23,13 @@ class Recipe:
     description: str
     formats: dict[str, str]
 
-    def format(self, role: str, source_dtype: str) -> Encodable:
-        """The format for a matrix of `role` whose source is `source_dtype` (a safetensors dtype)."""
+    def format(self, role: str, source_dtype: str) -> Format:
+        """The format for a matrix of `role` whose source is `source_dtype`: a safetensors dtype, or INT4."""
         name = self.formats.get(role, "exact")
         if name != "exact":
-            return ENCODABLE[name]
+            # Int4 is copied whatever the format: more bits would add nothing, and other scales only an error.
+            copies = source_dtype in FORMATS["k4"].lossless_from
+            return FORMATS["k4" if copies else name]
         lossless = ENCODABLE["bf16"].lossless_from
         return ENCODABLE["bf16" if source_dtype in lossless and role not in _FLOAT32_ROLES else "f32"]
 
