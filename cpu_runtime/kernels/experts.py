@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from cpu_runtime.kernels.exponential import silu
-from cpu_runtime.kernels.tile import Q4_ID, Q8_ID, tile_product
+from cpu_runtime.kernels.tile import READS_INT8, tile_product
 from cpu_runtime.kernels.vectors import read_only
 from quant.formats import BLOCK, FORMATS, ROWS, tiles
 from quant.jit import kernel, parallel_kernel, prange
@@ -32,7 +32,7 @@ def grouped_matmul(
     Shapes: records [n, record_bytes] u8, the matrix of `rows` rows `offset` bytes into each · slots [G] i32
             starts [G + 1] i32 · tokens [P] i32 · out [P, at least whole tiles of rows] f32 · activations as in tile.py
     """
-    blocks = (q if format_id in (Q4_ID, Q8_ID) else x).shape[1] // BLOCK
+    blocks = (q if format_id in READS_INT8 else x).shape[1] // BLOCK
     tile_bytes = _TILE_BYTES[format_id](BLOCK * blocks)
     _grouped_matmul(
         format_id, records, offset, tiles(rows), tile_bytes, blocks, slots, starts, x, q, scale, sums, tokens, out

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from cpu_runtime.kernels.tile import BF16_ID, Q4_BLOCK, Q4_ID, Q4_UNIT, Q8_BLOCK, Q8_ID, q4_head, tile_product
+from cpu_runtime.kernels.tile import BF16_ID, K4_ID, Q4_ID, Q8_ID, READS_INT8, tile_product
+from cpu_runtime.kernels.tile_k4 import K4_BLOCK, ZERO
+from cpu_runtime.kernels.tile_q4 import Q4_BLOCK, Q4_UNIT, q4_head
+from cpu_runtime.kernels.tile_q8 import Q8_BLOCK
 from cpu_runtime.kernels.vectors import read_only
 from quant.codebooks import Q4_BOOKS
 from quant.formats import BLOCK, LINE, ROWS, SEGMENT
@@ -24,7 +27,7 @@ def matmul(
 
     Shapes: tiles [n, tile_bytes] u8 · out [T, 16 n] f32 · activations as in `tile.py`: x, or q, scale and sums.
     """
-    blocks = (q if format_id in (Q4_ID, Q8_ID) else x).shape[1] // BLOCK
+    blocks = (q if format_id in READS_INT8 else x).shape[1] // BLOCK
     _matmul(format_id, tiles, blocks, x, q, scale, sums, np.arange(out.shape[0], dtype=np.int32), out)
 
 
@@ -52,6 +55,8 @@ def _read_rows(format_id, tiles, ids, out):
             _read_q4(tile, r, out[t])
         elif format_id == Q8_ID:
             _read_q8(tile, r, out[t])
+        elif format_id == K4_ID:
+            _read_k4(tile, r, out[t])
         else:
             _read_float(tile, r, 2 if format_id == BF16_ID else 4, out[t])
 
@@ -60,11 +65,26 @@ def _read_rows(format_id, tiles, ids, out):
 def _read_q4(tile, r, out):
     head = q4_head(out.size // BLOCK)
     for c in range(out.size):
-        block, g, k = head + c // BLOCK * Q4_BLOCK, c % BLOCK // 16, c % 16
-        meta = np.int8(tile[block + ROWS * g + r])
-        code = tile[block + LINE * (1 + 2 * g + k // 8) + 4 * r + k % 4] >> (4 * (k // 4 % 2)) & 15
+        block = head + c // BLOCK * Q4_BLOCK
+        meta = np.int8(tile[block + ROWS * (c % BLOCK // 16) + r])
+        code = _nibble(tile, block, r, c % BLOCK)
         super_scale = _half(tile, c // SEGMENT * 2 * ROWS + 2 * r) * Q4_UNIT
         out[c] = np.float32(np.int32(Q4_BOOKS[meta & 3, code]) * np.int32(meta >> 2)) * super_scale
+
+
+@kernel
+def _read_k4(tile, r, out):
+    for c in range(out.size):
+        block = c // BLOCK * K4_BLOCK
+        at = block + c % BLOCK // 32 * 2 * ROWS + 2 * r
+        bits = np.uint32(tile[at]) << np.uint32(16) | np.uint32(tile[at + 1]) << np.uint32(24)
+        out[c] = np.float32(np.int32(_nibble(tile, block, r, c % BLOCK)) - ZERO) * np.uint32(bits).view(np.float32)
+
+
+@kernel
+def _nibble(tile, block, r, i):
+    """The code of input i of the block of 4-bit codes that begins with a line of something else."""
+    return tile[block + LINE * (1 + i // 8) + 4 * r + i % 4] >> (4 * (i // 4 % 2)) & 15
 
 
 @kernel

@@ -1,9 +1,9 @@
 """One tile of a matrix (16 rows) times activations, in each block format of `quant/formats.py`.
 
 `tile_product` is the only entry. It goes through the tile block by block and, within a block, token by token, so
-that a block's weights are read from memory once and unpacked once for however many tokens there are. One token alone
-takes a shorter way through q4. A token's sums are added in the same order whatever its company: a prompt computed at
-once equals one computed token by token. Products within 32 inputs are integers below 2^24, exact in float32.
+that a block's weights are read from memory once for however many tokens there are. One token alone takes a shorter way
+through q4. A token's sums are added in the same order whatever its company: a prompt computed at once equals one
+computed token by token. Products within 32 inputs are integers below 2^24, exact in float32.
 
 Shapes: w any C-contiguous u8 array, `at` the tile's first byte in it · blocks of 64 inputs, Cp = 64 * blocks
         x [T, Cp] f32, or the same quantized: q [T, Cp] i8, scale [T, Cp/32] f32, sums [T, Cp/16] i32
@@ -14,229 +14,50 @@ from __future__ import annotations
 
 import numpy as np
 
-from cpu_runtime.kernels.cpu import LANES, OFFSET
-from cpu_runtime.kernels.vectors import (
-    biased,
-    dot,
-    fma,
-    high_nibbles,
-    load_bf16,
-    load_f16,
-    load_f32,
-    load_i8,
-    look_up_in,
-    low_nibbles,
-    mul,
-    prefetch,
-    scaled_dot,
-    splat4,
-    splat_f32,
-    splat_i32,
-    spread,
-    store_f32,
-    store_i8,
-    to_f32,
-)
-from quant.codebooks import Q4_BOOKS
-from quant.formats import BLOCK, FORMATS, LINE, Q4, Q8, ROWS
+from cpu_runtime.kernels.tile_float import add_bf16_block, add_f32_block
+from cpu_runtime.kernels.tile_k4 import K4_BLOCK, add_k4_block, ask_for_k4_block
+from cpu_runtime.kernels.tile_q4 import many_q4, one_q4
+from cpu_runtime.kernels.tile_q8 import Q8_BLOCK, add_q8_block
+from quant.formats import BLOCK, FORMATS, ROWS
 from quant.jit import kernel
 
-BF16_ID, Q8_ID, Q4_ID = FORMATS["bf16"].id, FORMATS["q8"].id, FORMATS["q4"].id
-Q4_BLOCK, Q8_BLOCK = Q4.BLOCK_BYTES, Q8.BLOCK_BYTES
-Q4_UNIT = np.float32(2.0**-Q4.EXPONENT)
-SEGMENT_BLOCKS = 8  # blocks of 64 inputs that share a q4 super-scale
-BYTES = 4 * LANES  # of a line, that one vector of int32 lanes covers
-AHEAD = SEGMENT_BLOCKS * Q4_BLOCK  # bytes from the codes in work to those asked for; half of it is 10% slower
+BF16_ID, Q8_ID, Q4_ID, K4_ID = (FORMATS[name].id for name in ("bf16", "q8", "q4", "k4"))
+READS_INT8 = frozenset({Q8_ID, Q4_ID, K4_ID})  # formats whose product takes quantized activations
 _ZERO = np.float32(0)
-_look_up = look_up_in(Q4_BOOKS)
 
 
 @kernel
 def tile_product(format_id, w, at, blocks, x, q, scale, sums, tokens, first, last, out, column):
     """out[p, column : column + 16] = tile · activations of token tokens[p], for p = first .. last - 1.
 
-    Integer formats read q, scale and sums, the others x.
+    Formats of READS_INT8 read q, scale and sums, the others x.
     """
     if first == last:
         return
     for p in range(first, last):
         out[p, column : column + ROWS] = _ZERO
     if format_id == Q4_ID and last - first == 1:
-        _one_q4(w, at, blocks, q, scale, sums, tokens[first], out, first * out.shape[1] + column)
+        one_q4(w, at, blocks, q, scale, sums, tokens[first], out, first * out.shape[1] + column)
     elif format_id == Q4_ID:
-        _many_q4(w, at, blocks, q, scale, sums, tokens, first, last, out, column)
+        many_q4(w, at, blocks, q, scale, sums, tokens, first, last, out, column)
     elif format_id == Q8_ID:
         for block in range(blocks):
             for p in range(first, last):
-                _add_q8_block(w, at, block, q, scale, sums, tokens[p], out, p * out.shape[1] + column)
+                add_q8_block(w, at, block, q, scale, sums, tokens[p], out, p * out.shape[1] + column)
             at += Q8_BLOCK
+    elif format_id == K4_ID:
+        for block in range(blocks):
+            ask_for_k4_block(w, at)
+            for p in range(first, last):
+                add_k4_block(w, at, block, q, scale, sums, tokens[p], out, p * out.shape[1] + column)
+            at += K4_BLOCK
     elif format_id == BF16_ID:
         for block in range(blocks):
             for p in range(first, last):
-                _add_bf16_block(w, at, x, tokens[p], BLOCK * block, out, p * out.shape[1] + column)
+                add_bf16_block(w, at, x, tokens[p], BLOCK * block, out, p * out.shape[1] + column)
             at += BLOCK * ROWS * 2
     else:
         for block in range(blocks):
             for p in range(first, last):
-                _add_f32_block(w, at, x, tokens[p], BLOCK * block, out, p * out.shape[1] + column)
+                add_f32_block(w, at, x, tokens[p], BLOCK * block, out, p * out.shape[1] + column)
             at += BLOCK * ROWS * 4
-
-
-@kernel
-def q4_head(blocks):
-    """Bytes of a q4 tile's super-scales."""
-    segments = (blocks + SEGMENT_BLOCKS - 1) // SEGMENT_BLOCKS
-    return (segments * 2 * ROWS + LINE - 1) // LINE * LINE
-
-
-@kernel
-def _one_q4(w, at, blocks, q, scale, sums, t, out, o):
-    """One token: weights go from the look-up straight into the product.
-
-    Sums of a segment of 512 inputs are kept apart, since its super-scale multiplies them once, at the end.
-    """
-    body = at + q4_head(blocks)
-    for start in range(0, 2 * blocks, 2 * SEGMENT_BLOCKS):
-        end = min(start + 2 * SEGMENT_BLOCKS, 2 * blocks)
-        for row in range(0, ROWS, LANES):
-            segment = splat_f32(_ZERO, LANES)
-            for half in range(start, end):
-                meta = body + (half >> 1) * Q4_BLOCK + 2 * ROWS * (half & 1) + row
-                codes = body + (half >> 1) * Q4_BLOCK + LINE + 4 * LINE * (half & 1) + 4 * row
-                x = t * q.shape[1] + 32 * half
-                for line in range(0, 4 * BYTES, LINE):  # the passes over the rows share the block's lines out
-                    prefetch(w, codes + 12 * row + line + AHEAD)
-                prefetch(w, meta + AHEAD)
-                total = splat_i32(0, LANES)
-                total = _add_group(total, w, meta, codes, q, x, sums[t, 2 * half])
-                total = _add_group(total, w, meta + ROWS, codes + 2 * LINE, q, x + 16, sums[t, 2 * half + 1])
-                segment = fma(to_f32(total), splat_f32(scale[t, half], LANES), segment)
-            super_scale = mul(load_f16(w, at + 2 * start + 2 * row, LANES), splat_f32(Q4_UNIT, LANES))
-            store_f32(out, o + row, fma(segment, super_scale, load_f32(out, o + row, LANES)))
-
-
-@kernel
-def _add_group(total, w, meta_at, codes_at, q, x, s):
-    """total += the group's scale * its 16 inputs · the token's."""
-    meta = spread(load_i8(w, meta_at, LANES))
-    a, b = load_i8(w, codes_at, BYTES), load_i8(w, codes_at + LINE, BYTES)
-    start = splat_i32(-OFFSET * s, LANES)
-    return scaled_dot(
-        total,
-        start,
-        meta,
-        _look_up(low_nibbles(a), meta),
-        splat4(q, x, LANES),
-        _look_up(high_nibbles(a), meta),
-        splat4(q, x + 4, LANES),
-        _look_up(low_nibbles(b), meta),
-        splat4(q, x + 8, LANES),
-        _look_up(high_nibbles(b), meta),
-        splat4(q, x + 12, LANES),
-    )
-
-
-@kernel
-def _many_q4(w, at, blocks, q, scale, sums, tokens, first, last, out, column):
-    """The same for several tokens: a block is unpacked once, and multiplied with each."""
-    lines = np.empty(BLOCK * ROWS, np.int8)
-    segment = np.empty((last - first, ROWS), np.float32)
-    block_at = at + q4_head(blocks)
-    for start in range(0, blocks, SEGMENT_BLOCKS):
-        segment[:] = _ZERO
-        for block in range(start, min(start + SEGMENT_BLOCKS, blocks)):
-            _unpack_q4_block(w, block_at, lines)
-            for p in range(first, last):
-                _add_q4_block(w, block_at, lines, block, q, scale, sums, tokens[p], segment, (p - first) * ROWS)
-            block_at += Q4_BLOCK
-        for row in range(0, ROWS, LANES):
-            super_scale = mul(
-                load_f16(w, at + start // SEGMENT_BLOCKS * 2 * ROWS + 2 * row, LANES), splat_f32(Q4_UNIT, LANES)
-            )
-            for p in range(first, last):
-                o = p * out.shape[1] + column + row
-                store_f32(
-                    out,
-                    o,
-                    fma(load_f32(segment, (p - first) * ROWS + row, LANES), super_scale, load_f32(out, o, LANES)),
-                )
-
-
-@kernel
-def _unpack_q4_block(w, at, lines):
-    """Codes to weights: line i of 64 bytes holds inputs 4i .. 4i + 3, as in q8."""
-    for g in range(4):
-        for row in range(0, ROWS, LANES):
-            book = spread(load_i8(w, at + ROWS * g + row, LANES))
-            for h in range(2):
-                codes = load_i8(w, at + LINE * (1 + 2 * g + h) + 4 * row, BYTES)
-                to = LINE * (4 * g + 2 * h) + 4 * row
-                store_i8(lines, to, _look_up(low_nibbles(codes), book))
-                store_i8(lines, to + LINE, _look_up(high_nibbles(codes), book))
-
-
-@kernel
-def _add_q4_block(w, at, lines, block, q, scale, sums, t, out, o):
-    """out[o : o + 16] += block · token t, short of the super-scale; two groups of 16 inputs share the token's scale.
-
-    A sum over 32 inputs is at most 2 * 16 * 31 * 127 * 127 < 2^24.
-    """
-    for row in range(0, ROWS, LANES):
-        total = load_f32(out, o + row, LANES)
-        for half in range(2):
-            both = splat_i32(0, LANES)
-            for g in range(2 * half, 2 * half + 2):
-                line, x = LINE * 4 * g + 4 * row, t * q.shape[1] + BLOCK * block + 16 * g
-                both = scaled_dot(
-                    both,
-                    splat_i32(-OFFSET * sums[t, 4 * block + g], LANES),
-                    spread(load_i8(w, at + ROWS * g + row, LANES)),
-                    load_i8(lines, line, BYTES),
-                    splat4(q, x, LANES),
-                    load_i8(lines, line + LINE, BYTES),
-                    splat4(q, x + 4, LANES),
-                    load_i8(lines, line + 2 * LINE, BYTES),
-                    splat4(q, x + 8, LANES),
-                    load_i8(lines, line + 3 * LINE, BYTES),
-                    splat4(q, x + 12, LANES),
-                )
-            total = fma(to_f32(both), splat_f32(scale[t, 2 * block + half], LANES), total)
-        store_f32(out, o + row, total)
-
-
-@kernel
-def _add_q8_block(w, at, block, q, scale, sums, t, out, o):
-    """out[o : o + 16] += block · token t."""
-    x, s = t * q.shape[1] + BLOCK * block, 4 * block
-    for row in range(0, ROWS, LANES):
-        total = load_f32(out, o + row, LANES)
-        for g in range(2):
-            group = splat_i32(-OFFSET * (sums[t, s + 2 * g] + sums[t, s + 2 * g + 1]), LANES)
-            for i in range(8 * g, 8 * g + 8):
-                weights = biased(load_i8(w, at + LINE * (1 + i) + 4 * row, BYTES))
-                group = dot(group, weights, splat4(q, x + 4 * i, LANES))
-            both_scales = mul(
-                load_f16(w, at + 2 * ROWS * g + 2 * row, LANES), splat_f32(scale[t, 2 * block + g], LANES)
-            )
-            total = fma(to_f32(group), both_scales, total)
-        store_f32(out, o + row, total)
-
-
-@kernel
-def _add_bf16_block(w, at, x, t, i, out, o):
-    """out[o : o + 16] += block · the 64 activations of token t from input i."""
-    for row in range(0, ROWS, LANES):
-        total = load_f32(out, o + row, LANES)
-        for c in range(BLOCK):
-            total = fma(load_bf16(w, at + 2 * (ROWS * c + row), LANES), splat_f32(x[t, i + c], LANES), total)
-        store_f32(out, o + row, total)
-
-
-@kernel
-def _add_f32_block(w, at, x, t, i, out, o):
-    """out[o : o + 16] += block · the 64 activations of token t from input i."""
-    for row in range(0, ROWS, LANES):
-        total = load_f32(out, o + row, LANES)
-        for c in range(BLOCK):
-            total = fma(load_f32(w, at + 4 * (ROWS * c + row), LANES), splat_f32(x[t, i + c], LANES), total)
-        store_f32(out, o + row, total)

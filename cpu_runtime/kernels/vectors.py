@@ -1,4 +1,4 @@
-"""LLVM vectors as values inside kernels: the alphabet that `tile.py` is written in.
+"""LLVM vectors as values inside kernels: the alphabet that the tiles' products are written in.
 
 A vector has a length fixed when a kernel compiles (`n`, a literal or a global constant; 16 unless given). LLVM spreads
 it over as many registers as the CPU needs. Arrays are C-contiguous; `i` counts elements of the array `a` as it is
@@ -15,6 +15,7 @@ Numba has no arrays of 16-bit floats: kernels see them as `.view(np.uint16)`.
     low_nibbles(v)     high_nibbles(v)         v & 15, v >> 4
     dot(acc, w, x)                             acc[r] += sum_j w[r, j] * x[r, j], j = 0..3, bytes into int32
     scaled_dot(acc, start, meta, w0, x0, ..)   acc[r] += (meta[r] >> 2) * (start[r] + dots of 4 pairs); meta is spread
+    nibble_dot(acc, w0, x0, ..)                acc[r] += dots of 4 pairs; every byte of w in 0..15
     biased(v)                                  signed weights as `dot` wants them on this CPU: plus cpu.OFFSET
     look_up_in(table)                          makes look_up(code, meta) = table[16 * (meta & 3) + code] + cpu.OFFSET
     prefetch(a, i)                             asks for a cache line
@@ -51,7 +52,7 @@ from cpu_runtime.kernels.lowering import (
 from quant.jit import DISABLED, cpu_features
 
 _ELEMENTS = {"i8": I8, "i16": I16, "i32": I32, "f32": F32}
-_DOT, _SCALED_DOT, _LOOK_UP = LOWERINGS[LOWERING]
+_DOT, _SCALED_DOT, _NIBBLE_DOT, _LOOK_UP = LOWERINGS[LOWERING]
 # Without the instruction, LLVM calls the C library's fma for every lane.
 _FMA = "llvm.fma" if LOWERING == "neon" or "fma" in cpu_features() else "llvm.fmuladd"
 
@@ -328,6 +329,19 @@ def scaled_dot(
     x3: Any,
 ) -> Any:
     return _typed(acc, (acc, start, meta, w0, x0, w1, x1, w2, x2, w3, x3), _SCALED_DOT)
+
+
+def _nibble_dot_meaning(acc: np.ndarray, *pairs: np.ndarray) -> np.ndarray:
+    for w, x in zip(pairs[::2], pairs[1::2], strict=True):
+        acc = _dot_meaning(acc, w, x)
+    return acc
+
+
+@operation(_nibble_dot_meaning)
+def nibble_dot(
+    typing_context: Any, acc: Any, w0: Any, x0: Any, w1: Any, x1: Any, w2: Any, x2: Any, w3: Any, x3: Any
+) -> Any:
+    return _typed(acc, (acc, w0, x0, w1, x1, w2, x2, w3, x3), _NIBBLE_DOT)
 
 
 @operation(lambda v: v ^ np.int8(-OFFSET))

@@ -6,9 +6,9 @@ import numpy as np
 
 from cpu_runtime.kernels.activations import quantize_rows
 from cpu_runtime.kernels.matmul import matmul, read_rows
-from quant.formats import BLOCK, FORMATS, ROWS, Matrix
+from cpu_runtime.kernels.tile import READS_INT8
+from quant.formats import BLOCK, ROWS, Matrix
 
-_INTEGER = {FORMATS[name].id for name in ("q4", "q8")}
 # What float formats are handed in place of int8 activations: never read, only typed.
 _NO_INT8 = np.zeros((1, 64), np.int8), np.zeros((1, 2), np.float32), np.zeros((1, 4), np.int32)
 
@@ -49,7 +49,7 @@ class Activations:
 
     def for_format(self, format_id: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """(x, q, scale, sums) as kernels take them; int8 only for the formats that read it."""
-        return (self.x, *(self.int8 if format_id in _INTEGER else _NO_INT8))
+        return (self.x, *(self.int8 if format_id in READS_INT8 else _NO_INT8))
 
 
 class Linear:

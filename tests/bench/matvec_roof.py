@@ -18,6 +18,7 @@ from cpu_runtime.kernels.matmul import matmul
 from cpu_runtime.layers.linear import Activations
 from quant.formats import FORMATS
 from quant.jit import parallel_kernel, prange, set_threads
+from tests.packing import packed
 
 COLS = 4096  # inputs of the matrix: the hidden size of Qwen3.5-397B
 BYTES = 1 << 30  # of weights, many times any cache
@@ -45,7 +46,7 @@ def main() -> None:
 
     form = FORMATS[given.format]
     random = np.random.default_rng(0)
-    some = form.pack(random.standard_normal((256, COLS), np.float32))
+    some = packed(form.name, random.standard_normal((256, COLS), np.float32))
     tiles = np.tile(some, (BYTES // some.nbytes, 1))
     words, sums = tiles.reshape(-1).view(np.int64), np.empty(64, np.int64)
     x = Activations(random.standard_normal((1, COLS), np.float32))

@@ -15,9 +15,10 @@ from quant.formats import FORMATS, ROWS, tiles
 from quant.jit import set_threads
 from tests import reference
 from tests.conftest import ROOT
+from tests.packing import packed
 
 SHAPES = [(1, 64), (16, 64), (40, 192), (33, 600), (16, 1100), (50, 80)]
-INTEGER = ("q4", "q8")
+INTEGER = ("q4", "q8", "k4")
 
 
 def gaussian(*shape: int, seed: int = 0) -> np.ndarray:
@@ -31,9 +32,9 @@ def seen(x: Activations, name: str) -> np.ndarray:
 
 def product(name: str, weights: np.ndarray, x: Activations) -> np.ndarray:
     form = FORMATS[name]
-    packed = form.pack(weights)
-    out = np.full((x.x.shape[0], ROWS * len(packed)), np.nan, np.float32)
-    matmul(form.id, packed, *x.for_format(form.id), out)
+    stored = packed(name, weights)
+    out = np.full((x.x.shape[0], ROWS * len(stored)), np.nan, np.float32)
+    matmul(form.id, stored, *x.for_format(form.id), out)
     return out[:, : weights.shape[0]]
 
 
@@ -57,7 +58,7 @@ def test_quantize_rows(tokens: int, size: float) -> None:
 @pytest.mark.parametrize("tokens", [1, 2, 9])
 def test_matmul_is_its_twin(name: str, shape: tuple[int, int], tokens: int) -> None:
     weights, x = gaussian(*shape), Activations(gaussian(tokens, shape[1], seed=1))
-    restored = FORMATS[name].unpack(FORMATS[name].pack(weights), *shape)
+    restored = FORMATS[name].unpack(packed(name, weights), *shape)
     expected = reference.matmul(restored, seen(x, name))
     np.testing.assert_allclose(product(name, weights, x), expected, atol=3e-6 * np.abs(expected).max(), rtol=1e-4)
 
@@ -79,17 +80,17 @@ def test_a_token_is_the_same_bits_in_any_company_and_on_any_threads(name: str) -
 def test_extreme_activations_do_not_saturate(name: str) -> None:
     signs = np.sign(gaussian(32, 512)).astype(np.float32)
     x = Activations(np.sign(gaussian(3, 512, seed=1)))
-    restored = FORMATS[name].unpack(FORMATS[name].pack(signs), 32, 512)
+    restored = FORMATS[name].unpack(packed(name, signs), 32, 512)
     np.testing.assert_allclose(product(name, signs, x), reference.matmul(restored, x.x), atol=1e-3)
 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_read_rows(name: str) -> None:
     form, weights, ids = FORMATS[name], gaussian(70, 600), np.array([69, 0, 16, 15, 16])
-    packed = form.pack(weights)
+    stored = packed(name, weights)
     out = np.empty((5, padded(600)), np.float32)
-    read_rows(form.id, packed, ids, out)
-    np.testing.assert_allclose(out[:, :600], form.unpack(packed, 70, 600)[ids], rtol=1e-6, atol=1e-12)
+    read_rows(form.id, stored, ids, out)
+    np.testing.assert_allclose(out[:, :600], form.unpack(stored, 70, 600)[ids], rtol=1e-6, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -99,7 +100,7 @@ def test_grouped_matmul_is_a_matmul_for_each_expert(name: str) -> None:
     offset, size = 128, form.matrix_bytes(rows, cols)
     records = np.zeros((4, offset + size + 64), np.uint8)
     for record, weights in zip(records, experts, strict=True):
-        record[offset : offset + size] = form.pack(weights).reshape(-1)
+        record[offset : offset + size] = packed(name, weights).reshape(-1)
     records.flags.writeable = False
     x = Activations(gaussian(6, cols, seed=9))
     slots, starts = np.array([3, 0, 2], np.int32), np.array([0, 1, 4, 9], np.int32)

@@ -1,0 +1,73 @@
+"""A block of k4 times int8 activations; shapes as in `tile.py`.
+
+Codes go from the line straight into the product for many tokens too: to take nibbles apart again for each token costs
+no more than to load them from where they would be kept.
+"""
+
+from __future__ import annotations
+
+from cpu_runtime.kernels.cpu import LANES
+from cpu_runtime.kernels.vectors import (
+    fma,
+    high_nibbles,
+    load_bf16,
+    load_f32,
+    load_i8,
+    low_nibbles,
+    mul,
+    nibble_dot,
+    prefetch,
+    splat4,
+    splat_f32,
+    splat_i32,
+    store_f32,
+    to_f32,
+)
+from quant.formats import BLOCK, K4, LINE, ROWS
+from quant.jit import kernel
+
+K4_BLOCK, ZERO = K4.BLOCK_BYTES, K4.ZERO
+BYTES = 4 * LANES  # of a line, that one vector of int32 lanes covers
+AHEAD = 8 * K4_BLOCK  # bytes from the block in work to the one asked for; 2 .. 64 blocks differ little
+
+
+@kernel
+def add_k4_block(w, at, block, q, scale, sums, t, out, o):
+    """out[o : o + 16] += block · token t. Codes are multiplied as they are, and 8 times the inputs' sum taken off."""
+    for row in range(0, ROWS, LANES):
+        total = load_f32(out, o + row, LANES)
+        for g in range(2):
+            codes, x = at + LINE * (1 + 4 * g) + 4 * row, t * q.shape[1] + BLOCK * block + 32 * g
+            s = 4 * block + 2 * g
+            group = splat_i32(-ZERO * (sums[t, s] + sums[t, s + 1]), LANES)
+            group = _add_group(group, w, codes, q, x)
+            group = _add_group(group, w, codes + 2 * LINE, q, x + 16)
+            both_scales = mul(
+                load_bf16(w, at + 2 * ROWS * g + 2 * row, LANES), splat_f32(scale[t, 2 * block + g], LANES)
+            )
+            total = fma(to_f32(group), both_scales, total)
+        store_f32(out, o + row, total)
+
+
+@kernel
+def _add_group(total, w, codes_at, q, x):
+    """total += the codes of 16 inputs · the token's."""
+    a, b = load_i8(w, codes_at, BYTES), load_i8(w, codes_at + LINE, BYTES)
+    return nibble_dot(
+        total,
+        low_nibbles(a),
+        splat4(q, x, LANES),
+        high_nibbles(a),
+        splat4(q, x + 4, LANES),
+        low_nibbles(b),
+        splat4(q, x + 8, LANES),
+        high_nibbles(b),
+        splat4(q, x + 12, LANES),
+    )
+
+
+@kernel
+def ask_for_k4_block(w, at):
+    """Ask for the block that is AHEAD of the one at `at`."""
+    for line in range(0, K4_BLOCK, LINE):
+        prefetch(w, at + AHEAD + line)
