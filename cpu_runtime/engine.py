@@ -113,9 +113,9 @@ class Engine:
 
         One block of each kind is run, so that little of a large model is read.
         """
-        kinds = {type(block.mixer): block for block in self.decoder.blocks}
+        kinds = {(type(block.mixer), type(block.feed_forward)): block for block in self.decoder.blocks}
         short = replace(self.decoder, blocks=list(kinds.values()))
-        caches = short.new_caches(self.kv_dtype)
+        caches = short.new_caches(self.context, self.kv_dtype)
         for tokens in (2, 1):
             short.logits(short.hidden(np.zeros(tokens, np.int64), caches)[-1:])
 

@@ -41,7 +41,7 @@ class Session:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.tokens: list[int] = []
-        self._caches = engine.decoder.new_caches(engine.kv_dtype)
+        self._caches = engine.decoder.new_caches(engine.context, engine.kv_dtype)
         self._mark = self._marked()
 
     def generate(

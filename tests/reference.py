@@ -28,6 +28,12 @@ def rms_norm(x: np.ndarray, weight: np.ndarray, eps: float) -> np.ndarray:
     return weight * x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + eps)
 
 
+def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, eps: float) -> np.ndarray:
+    x = x.astype(np.float64)
+    centred = x - x.mean(axis=-1, keepdims=True)
+    return weight * centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + eps) + bias
+
+
 def rotate(heads: np.ndarray, start: int, inv_freq: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Turn the pairs (first[i], second[i]) of dimensions by (start + t) * inv_freq[i], the product a float32."""
     out = heads.astype(np.float64)
@@ -52,18 +58,29 @@ def rotate_interleaved(heads: np.ndarray, start: int, inv_freq: np.ndarray) -> n
 # --- attention ---
 
 
-def attend(q: np.ndarray, k_cache: np.ndarray, v_cache: np.ndarray, start: int, scale: float) -> np.ndarray:
-    out = np.empty(q.shape)
-    share = q.shape[1] // k_cache.shape[0]
+def attend(q: np.ndarray, keys: np.ndarray, values: np.ndarray, start: int, scale: float) -> np.ndarray:
+    """Keys and values head by head, [K, positions, d], not in pages."""
+    out = np.empty((*q.shape[:2], values.shape[2]))
+    share = q.shape[1] // keys.shape[0]
     for t in range(q.shape[0]):
         for h in range(q.shape[1]):
             seen = slice(0, start + t + 1)
-            keys = k_cache[h // share, seen].astype(np.float64)
-            values = v_cache[h // share, seen].astype(np.float64)
-            scores = keys @ q[t, h].astype(np.float64) * scale
+            k = keys[h // share, seen].astype(np.float64)
+            v = values[h // share, seen].astype(np.float64)
+            scores = k @ q[t, h].astype(np.float64) * scale
             weights = np.exp(scores - scores.max())
-            out[t, h] = weights @ values / weights.sum()
+            out[t, h] = weights @ v / weights.sum()
     return out
+
+
+def index_scores(q: np.ndarray, weights: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """Keys [positions, d], not in pages."""
+    products = np.einsum("thd,sd->ths", q.astype(np.float64), keys.astype(np.float64))
+    return np.einsum("th,ths->ts", weights.astype(np.float64), np.maximum(products, 0))
+
+
+def top_positions(scores: np.ndarray, k: int) -> np.ndarray:
+    return np.sort(np.argsort(-scores, kind="stable")[:k])
 
 
 # --- Gated DeltaNet ---
@@ -123,6 +140,20 @@ def softmax_top_k(logits: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     ids = np.argsort(-logits, axis=-1, kind="stable")[:, :k]
     weights = np.take_along_axis(softmax(logits), ids, axis=-1)
     return ids, weights / weights.sum(axis=-1, keepdims=True)
+
+
+def sigmoid_top_k(
+    logits: np.ndarray, bias: np.ndarray, groups: int, kept: int, k: int, eps: float, factor: float
+) -> tuple[np.ndarray, np.ndarray]:
+    scores = sigmoid(logits.astype(np.float64))
+    choice = (scores + bias).reshape(len(logits), groups, -1)
+    worth = np.sort(choice, axis=2)[:, :, -2:].sum(2)
+    best = np.argsort(-worth, axis=1, kind="stable")[:, :kept]
+    open_groups = (np.arange(groups)[None, :, None] == best[:, None]).any(2)
+    choice = np.where(open_groups[:, :, None], choice, -np.inf).reshape(logits.shape)
+    ids = np.argsort(-choice, axis=1, kind="stable")[:, :k]
+    weights = np.take_along_axis(scores, ids, axis=1)
+    return ids, weights * factor / (weights.sum(1, keepdims=True) + eps)
 
 
 # --- matrices ---

@@ -15,7 +15,7 @@ from cpu_runtime.layers.norm import RMSNorm
 class Mixer(Protocol):
     """Mixes tokens; keeps what it must remember in a cache of its own kind."""
 
-    def new_cache(self, kv_dtype: np.dtype) -> Any: ...
+    def new_cache(self, context: int, dtype: np.dtype) -> Any: ...
 
     def __call__(self, x: Activations, cache: Any) -> np.ndarray: ...
 
@@ -50,9 +50,9 @@ class Decoder:
     norm: RMSNorm
     head: Linear
 
-    def new_caches(self, kv_dtype: np.dtype) -> list[Any]:
-        """Empty caches for one session, one a block; attention keys and values are stored as `kv_dtype`."""
-        return [block.mixer.new_cache(kv_dtype) for block in self.blocks]
+    def new_caches(self, context: int, dtype: np.dtype) -> list[Any]:
+        """Empty caches for one session of up to `context` tokens, one a block; what grows is stored as `dtype`."""
+        return [block.mixer.new_cache(context, dtype) for block in self.blocks]
 
     def hidden(self, ids: np.ndarray, caches: Sequence[Any]) -> np.ndarray:
         """The last block's output for T further tokens; the caches move on.

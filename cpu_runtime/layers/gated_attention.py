@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cpu_runtime.caches.kv import KVCache
+from cpu_runtime.caches.tokens import KVCache
 from cpu_runtime.kernels.attention import attend
 from cpu_runtime.kernels.delta import sigmoid_gate
 from cpu_runtime.layers.linear import Activations, Linear
 from cpu_runtime.layers.norm import RMSNorm
-from cpu_runtime.layers.rope import HalfSplitRope
+from cpu_runtime.layers.rope import Rope
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,14 @@ class GatedAttention:
     o: Linear
     q_norm: RMSNorm
     k_norm: RMSNorm
-    rope: HalfSplitRope
+    rope: Rope
     heads: int
     kv_heads: int
     head_size: int
 
-    def new_cache(self, kv_dtype: np.dtype) -> KVCache:
+    def new_cache(self, context: int, dtype: np.dtype) -> KVCache:
         """An empty cache for one session."""
-        return KVCache(self.kv_heads, self.head_size, kv_dtype)
+        return KVCache(self.kv_heads, self.head_size, context, dtype)
 
     def __call__(self, x: Activations, cache: KVCache) -> np.ndarray:
         """Shapes: x of T rows -> [T, D] f32; the cache grows by T tokens."""
@@ -48,7 +48,7 @@ class GatedAttention:
         self.rope(key, cache.length)
         start = cache.append(key, value)
         mixed = np.empty((tokens, self.heads, d), np.float32)
-        attend(query, cache.keys, cache.values, start, np.float32(d**-0.5), mixed)
+        attend(query, cache.keys.rows, cache.values.rows, start, np.float32(d**-0.5), mixed)
         gated = np.empty_like(mixed)
         sigmoid_gate(mixed, query_gate[:, :, d:], gated)
         return self.o(Activations(gated.reshape(tokens, self.heads * d)))

@@ -36,7 +36,7 @@ class GatedDelta:
     key_size: int
     value_size: int
 
-    def new_cache(self, kv_dtype: np.dtype) -> RecurrentState:
+    def new_cache(self, context: int, dtype: np.dtype) -> RecurrentState:
         """The state before the first token; always float32, because errors in it accumulate."""
         channels, taps = self.conv.shape
         return RecurrentState(taps, channels, self.value_heads, self.key_size, self.value_size)

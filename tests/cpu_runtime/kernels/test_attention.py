@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cpu_runtime.kernels.attention import append_kv, attend
+from cpu_runtime.kernels.attention import PAGE, attend, write_rows
 from quant.jit import set_threads
 from tests import reference
 
@@ -17,27 +17,44 @@ ROOT = Path(__file__).parents[3]
 def case(
     positions: int, tokens: int, heads: int, kv_heads: int, size: int, dtype: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """q [T, H, d] of the last tokens, and caches that hold junk beyond the positions."""
+    """q [T, H, d] of the last tokens, and keys and values [K, positions, d]."""
     rng = np.random.default_rng(positions + size)
     q = rng.standard_normal((tokens, heads, size)).astype(np.float32)
-    k, v = (rng.standard_normal((kv_heads, positions + 40, size)).astype(dtype) for _ in range(2))
-    k[:, positions:], v[:, positions:] = 999, -999
+    k, v = (rng.standard_normal((kv_heads, positions, size)).astype(dtype) for _ in range(2))
     return q, k, v
 
 
-def answer(q: np.ndarray, k: np.ndarray, v: np.ndarray, start: int) -> np.ndarray:
-    out = np.full_like(q, np.nan)
-    attend(q, k, v, start, np.float32(q.shape[2] ** -0.5), out)
+def pages_of(rows: np.ndarray) -> np.ndarray:
+    """[K, positions, d] in pages, which hold junk beyond the positions."""
+    heads, positions, size = rows.shape
+    pages = np.full((positions // PAGE + 2, heads, PAGE, size), 999, rows.dtype)
+    write_rows(rows.transpose(1, 0, 2).astype(np.float32), 0, pages)
+    return pages
+
+
+def answer(q: np.ndarray, k: np.ndarray, v: np.ndarray, start: int, value_size: int | None = None) -> np.ndarray:
+    out = np.full((*q.shape[:2], value_size or v.shape[2]), np.nan, np.float32)
+    attend(q, pages_of(k), pages_of(v), start, np.float32(q.shape[2] ** -0.5), out)
     return out
 
 
+HEADS = [(4, 2, 32), (3, 1, 64), (8, 8, 20), (32, 2, 256), (40, 1, 24)]
+
+
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
-@pytest.mark.parametrize(("heads", "kv_heads", "size"), [(4, 2, 32), (3, 1, 64), (8, 8, 20), (32, 2, 256)])
+@pytest.mark.parametrize(("heads", "kv_heads", "size"), HEADS)
 @pytest.mark.parametrize(("start", "tokens"), [(0, 1), (0, 2), (0, 65), (31, 7), (255, 2), (700, 1), (510, 65)])
 def test_attention_matches_its_twin(dtype: str, heads: int, kv_heads: int, size: int, start: int, tokens: int) -> None:
     q, k, v = case(start + tokens, tokens, heads, kv_heads, size, dtype)
     expected = reference.attend(q, k, v, start, size**-0.5)
     np.testing.assert_allclose(answer(q, k, v, start), expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("value_size", [16, 24])
+def test_values_may_be_shorter_than_their_rows(value_size: int) -> None:
+    q, k, _ = case(300, 5, 20, 1, 40, "float16")
+    expected = reference.attend(q, k, k[:, :, :value_size], 295, 40**-0.5)
+    np.testing.assert_allclose(answer(q, k, k, 295, value_size), expected, atol=2e-6)
 
 
 def test_a_token_alone_and_among_others_is_the_same_bits() -> None:
@@ -68,35 +85,34 @@ def test_extreme_scores_stay_finite(size: float) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
-def test_append_stores_rows_at_their_positions(dtype: str) -> None:
-    rng = np.random.default_rng(0)
-    k, v = (rng.standard_normal((3, 2, 32)).astype(np.float32) for _ in range(2))
-    k_cache, v_cache = np.zeros((2, 9, 32), dtype), np.zeros((2, 9, 32), dtype)
-    append_kv(k, v, 5, k_cache, v_cache)
-    assert np.array_equal(k_cache[:, 5:8], k.transpose(1, 0, 2).astype(dtype))
-    assert np.array_equal(v_cache[:, 5:8], v.transpose(1, 0, 2).astype(dtype))
-    assert not k_cache[:, :5].any()
-    assert not k_cache[:, 8:].any()
+def test_rows_are_stored_at_their_positions(dtype: str) -> None:
+    rows = np.random.default_rng(0).standard_normal((PAGE + 30, 2, 8)).astype(np.float32)
+    pages = np.zeros((3, 2, PAGE, 8), dtype)
+    write_rows(rows, 250, pages)
+    stored = pages.swapaxes(1, 2).reshape(3 * PAGE, 2, 8)
+    assert np.array_equal(stored[250 : 250 + len(rows)], rows.astype(dtype))
+    assert not stored[:250].any()
+    assert not stored[250 + len(rows) :].any()
 
 
 def test_every_float16_is_read_exactly() -> None:
     numbers = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
     numbers = numbers[np.isfinite(numbers)].reshape(1, 1, -1)
     out = np.empty(numbers.shape, np.float32)
-    attend(np.zeros_like(out), numbers, numbers, 0, np.float32(1), out)  # one position: the answer is its value
+    pages = pages_of(numbers)
+    attend(np.zeros_like(out), pages, pages, 0, np.float32(1), out)  # one position: the answer is its value
     assert np.array_equal(out, numbers.astype(np.float32))
 
 
 def test_numbers_beyond_float16_become_the_largest_one() -> None:
-    rows = np.array([[[1e6, -1e6]]], np.float32)
-    cache = np.zeros((1, 1, 2), np.float16)
-    append_kv(rows, rows, 0, cache, cache)
-    assert cache.tolist() == [[[65504, -65504]]]
+    pages = np.zeros((1, 1, PAGE, 2), np.float16)
+    write_rows(np.array([[[1e6, -1e6]]], np.float32), 0, pages)
+    assert pages[0, 0, 0].tolist() == [65504, -65504]
 
 
 TINY = """
 import numpy as np
-from cpu_runtime.kernels import attention, delta, norm, rope, router
+from cpu_runtime.kernels import attention, delta, indexer, norm, rope, router
 from tests import reference
 
 f = lambda *shape: np.random.default_rng(0).standard_normal(shape).astype(np.float32)
@@ -106,6 +122,8 @@ close = lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5)
 out = empty(2, 8)
 norm.rms_norm(f(2, 8), f(8), np.float32(1e-6), out)
 close(out, reference.rms_norm(f(2, 8), f(8), 1e-6))
+norm.layer_norm(f(2, 8), f(8), f(8), np.float32(1e-6), out)
+close(out, reference.layer_norm(f(2, 8), f(8), f(8), 1e-6))
 
 for kind in "rotate_half_split", "rotate_interleaved":
     heads = f(2, 2, 8)
@@ -113,11 +131,17 @@ for kind in "rotate_half_split", "rotate_interleaved":
     close(heads, getattr(reference, kind)(f(2, 2, 8), 3, f(2)))
 
 for dtype in np.float16, np.float32:
-    cache = np.zeros((1, 4, 4), dtype)
-    attention.append_kv(f(4, 1, 4), f(4, 1, 4), 0, cache, cache)
-    out = empty(2, 2, 4)
-    attention.attend(f(2, 2, 4), cache, cache, 2, np.float32(0.5), out)
-    close(out, reference.attend(f(2, 2, 4), cache, cache, 2, 0.5))
+    pages = np.zeros((1, 1, attention.PAGE, 4), dtype)
+    attention.write_rows(f(4, 1, 4), 0, pages)
+    out, rows = empty(2, 2, 4), pages[0, :, :4]
+    attention.attend(f(2, 2, 4), pages, pages, 2, np.float32(0.5), out)
+    close(out, reference.attend(f(2, 2, 4), rows, rows, 2, 0.5))
+    scores = empty(2, 4)
+    indexer.index_scores(f(2, 2, 4), f(2, 2), pages, 4, scores)
+    close(scores, reference.index_scores(f(2, 2, 4), f(2, 2), rows[0]))
+    best = np.empty(2, np.int64)
+    indexer.top_positions(scores[1], 2, best)
+    assert best.tolist() == reference.top_positions(scores[1], 2).tolist()
 
 state, out = f(3, 6), empty(2, 6)
 delta.causal_conv_silu(f(2, 6), f(6, 4), state, out)
@@ -142,6 +166,9 @@ close(out, reference.sigmoid_gate(f(2, 2, 4), f(2, 2, 4)))
 ids, weights = np.empty((2, 3), np.int32), empty(2, 3)
 router.softmax_top_k(f(2, 9), 3, ids, weights)
 close(weights, reference.softmax_top_k(f(2, 9), 3)[1])
+settings = f(9), 3, 2, 3, np.float32(1e-20), np.float32(2.5)
+router.sigmoid_top_k(f(2, 9), *settings, ids, weights)
+close(weights, reference.sigmoid_top_k(f(2, 9), *settings)[1])
 print("matched")
 """
 

@@ -1,0 +1,46 @@
+"""Rows of numbers, one a token and head, in pages of 256 tokens."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cpu_runtime.kernels.attention import PAGE, write_rows
+
+
+class Pages:
+    """Room for a whole window of tokens; memory is only used once rows are written there.
+
+    Shapes: rows [pages, heads, 256, size], zeros where nothing was written. The operating system hands zeroed memory
+    out when it is first touched, so that a wide window costs nothing until it is used and nothing is ever moved;
+    pages follow one another in order of position, so that what is touched is one run of memory.
+    """
+
+    __slots__ = ("rows",)
+
+    def __init__(self, heads: int, size: int, context: int, dtype: np.dtype) -> None:
+        self.rows = np.zeros((-(-context // PAGE), heads, PAGE, size), dtype)
+
+    def write(self, rows: np.ndarray, start: int) -> None:
+        """Store the rows of T tokens from position `start` on; rows [T, heads, size] f32."""
+        assert start + rows.shape[0] <= PAGE * self.rows.shape[0], "the window is full"
+        write_rows(rows, start, self.rows)
+
+    def taken(self, positions: np.ndarray) -> np.ndarray:
+        """Copies of the rows at `positions`, as pages of their own; one head only.
+
+        Shapes: positions [n] i64 -> [ceil(n / 256), 1, 256, size].
+        """
+        flat = self.rows.reshape(-1, self.rows.shape[3])
+        pages = np.zeros((-(-positions.size // PAGE), 1, PAGE, flat.shape[1]), flat.dtype)
+        pages.reshape(-1, flat.shape[1])[: positions.size] = flat[positions]
+        return pages
+
+    @property
+    def token_bytes(self) -> int:
+        """Memory a token takes."""
+        _, heads, _, size = self.rows.shape
+        return heads * size * self.rows.itemsize
+
+    def clear(self) -> None:
+        """Give the memory back."""
+        self.rows = np.zeros_like(self.rows)
