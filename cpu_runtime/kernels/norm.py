@@ -1,4 +1,4 @@
-"""RMSNorm."""
+"""RMSNorm and LayerNorm, statistics in float64."""
 
 from __future__ import annotations
 
@@ -34,3 +34,26 @@ def inverse_rms(row, eps):
     for i in range(row.size):
         total += np.float64(row[i]) * np.float64(row[i])
     return np.float32(1.0 / np.sqrt(total / row.size + eps))
+
+
+def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, eps: np.float32, out: np.ndarray) -> None:
+    """out[t] = weight * (x[t] - mean) / sqrt(variance + eps) + bias; out may be x.
+
+    Shapes: x, out [T, D] f32 · weight, bias [D] f32
+    """
+    _layer_norm(np.ascontiguousarray(x), weight, bias, np.float32(eps), out)
+
+
+@kernel
+def _layer_norm(x, weight, bias, eps, out):
+    for t in range(x.shape[0]):
+        mean = 0.0
+        for i in range(x.shape[1]):
+            mean += np.float64(x[t, i])
+        mean /= x.shape[1]
+        variance = 0.0
+        for i in range(x.shape[1]):
+            variance += (np.float64(x[t, i]) - mean) ** 2
+        scale = 1.0 / np.sqrt(variance / x.shape[1] + eps)
+        for i in range(x.shape[1]):
+            out[t, i] = np.float32((x[t, i] - mean) * scale) * weight[i] + bias[i]

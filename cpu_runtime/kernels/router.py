@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from cpu_runtime.kernels.exponential import exp
+from cpu_runtime.kernels.exponential import exp, sigmoid
 from quant.jit import kernel
+
+_MASKED = np.float32(-np.inf)
 
 
 @kernel
@@ -25,6 +27,51 @@ def softmax_top_k(logits, k, ids, weights):
             total += weights[t, j]
         for j in range(k):
             weights[t, j] /= total
+
+
+@kernel
+def sigmoid_top_k(logits, bias, groups, kept, k, eps, factor, ids, weights):
+    """The k experts with the largest sigmoid(logit) + bias, and their sigmoids without it, rescaled to sum to `factor`.
+
+    Shapes: logits [T, E] f32 · bias [E] f32 · ids [T, k] i32 · weights [T, k] f32
+    Only experts of the `kept` best of `groups` equal runs of experts are looked at; a run is as good as the sum of its
+    two largest. `eps` is added to the sum that the weights are divided by. DeepSeek-AI, "DeepSeek-V3" (2024).
+    """
+    tokens, experts = logits.shape
+    size = experts // groups
+    scores = np.empty(experts, np.float32)
+    choice = np.empty(experts, np.float32)
+    worth = np.empty(groups, np.float32)
+    best = np.empty(groups, np.int32)
+    for t in range(tokens):
+        for e in range(experts):
+            scores[e] = sigmoid(logits[t, e])
+            choice[e] = scores[e] + bias[e]
+        if kept < groups:
+            for group in range(groups):
+                worth[group] = _two_largest(choice[group * size : (group + 1) * size])
+            _top_k(worth, groups, best)
+            for group in best[kept:]:
+                choice[group * size : (group + 1) * size] = _MASKED
+        _top_k(choice, k, ids[t])
+        total = eps
+        for j in range(k):
+            weights[t, j] = scores[ids[t, j]]
+            total += weights[t, j]
+        for j in range(k):
+            weights[t, j] *= factor / total
+
+
+@kernel
+def _two_largest(values):
+    """The sum of the two largest values; of the only one where there is one."""
+    first, second = _MASKED, _MASKED
+    for value in values:
+        if value > first:
+            first, second = value, first
+        elif value > second:
+            second = value
+    return first + second if values.size > 1 else first
 
 
 @kernel

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from cpu_runtime.kernels.activations import quantize_rows
+from cpu_runtime.kernels.experts import grouped_matmul
 from cpu_runtime.kernels.matmul import matmul, read_rows
 from cpu_runtime.kernels.tile import READS_INT8
 from quant.formats import BLOCK, ROWS, Matrix
@@ -66,6 +67,41 @@ class Linear:
         out = np.empty((x.x.shape[0], ROWS * len(m.tiles)), np.float32)
         matmul(m.format.id, m.tiles, *x.for_format(m.format.id), out)
         return out if out.shape[1] == m.rows else np.ascontiguousarray(out[:, : m.rows])
+
+
+class HeadwiseLinear:
+    """y[t, h] = W_h @ x[t, h] for a matrix whose heads lie one after another; `rows` tells which of a head's rows.
+
+    A head's rows and the first and last of them taken are multiples of 16, so that no tile holds two heads.
+    """
+
+    __slots__ = ("heads", "matrix", "rows")
+
+    def __init__(self, matrix: Matrix, heads: int, rows: tuple[int, int] | None = None) -> None:
+        self.matrix = matrix
+        self.heads = heads
+        self.rows = rows or (0, matrix.rows // heads)
+        assert matrix.rows % (ROWS * heads) == 0
+        assert all(row % ROWS == 0 for row in self.rows)
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """Shapes: x [T, H, n] f32 -> [T, H, rows] f32."""
+        tokens, heads, size = x.shape
+        (first, last), m = self.rows, self.matrix
+        arrays = Activations(x.reshape(tokens * heads, size)).for_format(m.format.id)
+        slots = np.arange(heads, dtype=np.int32)
+        starts = np.arange(heads + 1, dtype=np.int32) * np.int32(tokens)
+        by_head = np.arange(tokens * heads, dtype=np.int32).reshape(tokens, heads).T.ravel()
+        out = np.empty((heads * tokens, last - first), np.float32)
+        offset = first // ROWS * m.tiles.shape[1]
+        records = m.tiles.reshape(heads, -1)
+        grouped_matmul(m.format.id, records, offset, last - first, slots, starts, *arrays, by_head, out)
+        return np.ascontiguousarray(out.reshape(heads, tokens, -1).swapaxes(0, 1))
+
+
+def row_range(matrix: Matrix, first: int, last: int) -> Matrix:
+    """Rows first .. last - 1 of a matrix, both multiples of 16, without a copy."""
+    return Matrix(matrix.format, last - first, matrix.cols, matrix.tiles[first // ROWS : last // ROWS])
 
 
 class Embedding:

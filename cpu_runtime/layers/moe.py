@@ -1,4 +1,4 @@
-"""Mixture-of-Experts feed-forward: a router, the experts it picks, and a shared expert that always runs."""
+"""Mixture-of-Experts feed-forward: a router, the experts it picks, and perhaps a shared one that always runs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from cpu_runtime.experts.store import ExpertStore
 from cpu_runtime.kernels.experts import grouped_matmul, swiglu, weighted_sum
-from cpu_runtime.kernels.router import softmax_top_k
+from cpu_runtime.kernels.router import sigmoid_top_k, softmax_top_k
 from cpu_runtime.layers.linear import Activations, Linear, padded
 
 
@@ -34,6 +34,32 @@ class SoftmaxRouter:
         experts = np.empty((scores.shape[0], self.active), np.int32)
         weights = np.empty((scores.shape[0], self.active), np.float32)
         softmax_top_k(scores, self.active, experts, weights)
+        return experts, weights
+
+
+@dataclass(frozen=True)
+class SigmoidRouter:
+    """The A largest of sigmoid + bias, weighted by their sigmoids without the bias; DeepSeek-V3 and its descendants.
+
+    Experts stand in `groups` equal runs, and only the `kept` best runs of a token are looked at. The weights sum to
+    `factor`, short of the `eps` in their denominator.
+    """
+
+    gate: Linear
+    bias: np.ndarray
+    active: int
+    groups: int = 1
+    kept: int = 1
+    eps: float = 0.0
+    factor: float = 1.0
+
+    def __call__(self, x: Activations) -> tuple[np.ndarray, np.ndarray]:
+        """Shapes: x of T rows -> experts [T, A] i32, weights [T, A] f32."""
+        scores = self.gate(x)
+        experts = np.empty((scores.shape[0], self.active), np.int32)
+        weights = np.empty((scores.shape[0], self.active), np.float32)
+        eps, factor = np.float32(self.eps), np.float32(self.factor)
+        sigmoid_top_k(scores, self.bias, self.groups, self.kept, self.active, eps, factor, experts, weights)
         return experts, weights
 
 
@@ -67,18 +93,19 @@ class GatedMLP:
 
 @dataclass(frozen=True)
 class MoE:
-    """sum over the picked experts of weight * expert(x), plus the shared expert."""
+    """sum over the picked experts of weight * expert(x), plus the shared expert where there is one."""
 
     layer: int
     router: Router
     store: ExpertStore
-    shared: MLP | GatedMLP
+    shared: MLP | GatedMLP | None = None
 
     def __call__(self, x: Activations) -> np.ndarray:
         """Shapes: x of T rows -> [T, D] f32."""
         experts, weights = self.router(x)
         out = routed(self.store, self.layer, x, experts, weights)
-        out += self.shared(x)
+        if self.shared is not None:
+            out += self.shared(x)
         return out
 
 

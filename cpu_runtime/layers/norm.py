@@ -1,10 +1,10 @@
-"""RMSNorm."""
+"""RMSNorm and LayerNorm."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from cpu_runtime.kernels.norm import rms_norm
+from cpu_runtime.kernels.norm import layer_norm, rms_norm
 
 
 class RMSNorm:
@@ -20,4 +20,21 @@ class RMSNorm:
         """Shapes: x [T, D] f32 -> [T, D] f32, the mean taken over D."""
         out = np.empty_like(x)
         rms_norm(x, self.weight, self.eps, out)
+        return out
+
+
+class LayerNorm:
+    """weight * (x - mean) / deviation + bias."""
+
+    __slots__ = ("bias", "eps", "weight")
+
+    def __init__(self, weight: np.ndarray, bias: np.ndarray, eps: float) -> None:
+        self.weight = weight
+        self.bias = bias
+        self.eps = np.float32(eps)
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """Shapes: x [T, D] f32 -> [T, D] f32, mean and deviation taken over D."""
+        out = np.empty_like(x)
+        layer_norm(x, self.weight, self.bias, self.eps, out)
         return out

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cpu_runtime.kernels.norm import rms_norm
+from cpu_runtime.kernels.norm import layer_norm, rms_norm
 from tests import reference
 
 EPS = np.float32(1e-6)
@@ -41,3 +41,12 @@ def test_rms_norm_of_a_view_in_place_and_row_by_row_are_the_same_bits() -> None:
     rms_norm(own, weight, EPS, own)
     assert np.array_equal(out, alone)
     assert np.array_equal(out, own)
+
+
+@pytest.mark.parametrize("tokens", [1, 7])
+@pytest.mark.parametrize("width", [16, 31, 128])
+def test_layer_norm_matches_its_twin(tokens: int, width: int) -> None:
+    x, weight, bias = 5 + 3 * rows(tokens, width), 1 + rows(width, seed=1), rows(width, seed=2)
+    out = np.empty_like(x)
+    layer_norm(x, weight, bias, EPS, out)
+    np.testing.assert_allclose(out, reference.layer_norm(x, weight, bias, EPS), rtol=1e-6, atol=2e-6)

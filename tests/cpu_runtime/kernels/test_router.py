@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cpu_runtime.kernels.router import softmax_top_k
+from cpu_runtime.kernels.router import sigmoid_top_k, softmax_top_k
 from tests import reference
 
 
@@ -39,3 +39,34 @@ def test_extreme_scores_stay_finite(far: float) -> None:
 
 def test_large_scores_do_not_overflow() -> None:
     np.testing.assert_allclose(route(np.array([[3e38, 3e38, -3e38]], np.float32), 2)[1], [[0.5, 0.5]])
+
+
+def route_by_sigmoid(logits: np.ndarray, bias: np.ndarray, groups: int, kept: int, k: int) -> tuple[np.ndarray, ...]:
+    ids, weights = np.empty((logits.shape[0], k), np.int32), np.empty((logits.shape[0], k), np.float32)
+    sigmoid_top_k(logits, bias, groups, kept, k, np.float32(1e-20), np.float32(2.5), ids, weights)
+    return ids, weights
+
+
+@pytest.mark.parametrize("tokens", [1, 7])
+@pytest.mark.parametrize(
+    ("experts", "groups", "kept", "k"), [(8, 1, 1, 2), (8, 4, 2, 3), (4, 4, 2, 2), (256, 8, 4, 8), (384, 1, 1, 8)]
+)
+def test_sigmoid_router_matches_its_twin(tokens: int, experts: int, groups: int, kept: int, k: int) -> None:
+    rng = np.random.default_rng(1)
+    logits = 2 * rng.standard_normal((tokens, experts)).astype(np.float32)
+    bias = rng.standard_normal(experts).astype(np.float32)
+    ids, weights = route_by_sigmoid(logits, bias, groups, kept, k)
+    expected_ids, expected_weights = reference.sigmoid_top_k(logits, bias, groups, kept, k, 1e-20, 2.5)
+    assert np.array_equal(ids, expected_ids)
+    np.testing.assert_allclose(weights, expected_weights, rtol=2e-6)
+
+
+def test_a_closed_group_is_not_chosen_even_where_all_others_are_below_zero() -> None:
+    logits, bias = np.zeros((1, 6), np.float32), np.array([-3, -3, -4, -4, -5, -5], np.float32)
+    assert route_by_sigmoid(logits, bias, 3, 2, 4)[0].tolist() == [[0, 1, 2, 3]]
+
+
+def test_the_bias_chooses_but_does_not_weigh() -> None:
+    ids, weights = route_by_sigmoid(np.array([[4, 0, 0]], np.float32), np.array([0, 9, 0], np.float32), 1, 1, 2)
+    assert ids.tolist() == [[1, 0]]
+    assert weights[0, 0] < weights[0, 1]

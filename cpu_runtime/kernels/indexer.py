@@ -1,0 +1,82 @@
+"""The selection of DeepSeek Sparse Attention: every earlier position gets a score, and the best ones are attended to.
+
+DeepSeek-AI, "DeepSeek-V3.2" (2025). Scores are cheap: a few small heads, one key for all of them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cpu_runtime.kernels.attention import PAGE, dot_rows, widen
+from quant.jit import kernel, parallel_kernel, prange
+
+_TILE = 32  # positions widened to float32 at once
+_ZERO = np.float32(0)
+_TOP_BIT, _ALL_BITS = np.uint32(1 << 31), np.uint32(0xFFFFFFFF)
+
+
+def index_scores(q: np.ndarray, weights: np.ndarray, pages: np.ndarray, positions: int, out: np.ndarray) -> None:
+    """out[t, s] = sum over heads of weights[t, h] * max(0, q[t, h] . keys[s]), for s < positions.
+
+    Shapes: q [T, H, d] f32, H even · weights [T, H] f32 · pages [P, 1, PAGE, d] f16 or f32 · out [T, positions] f32
+    """
+    _index_scores(q, weights, pages.view(np.uint16) if pages.dtype == np.float16 else pages, positions, out)
+
+
+@parallel_kernel
+def _index_scores(q, weights, pages, positions, out):
+    tokens, heads, size = q.shape
+    for item in prange((positions + PAGE - 1) // PAGE):
+        first = item * PAGE
+        seen = min(PAGE, positions - first)
+        tile = np.empty((_TILE, size), np.float32)
+        scores = np.empty((heads, _TILE), np.float32)
+        for p in range(0, seen, _TILE):
+            count = min(_TILE, seen - p)
+            widen(pages[item, 0, p : p + count], tile)
+            for t in range(tokens):
+                dot_rows(q[t], tile, scores)
+                for s in range(count):
+                    total = _ZERO
+                    for h in range(heads):
+                        total += weights[t, h] * max(scores[h, s], _ZERO)
+                    out[t, first + p + s] = total
+
+
+@kernel
+def top_positions(scores, k, out):
+    """out = the k positions with the largest scores, ascending; the lower position first among equals.
+
+    Shapes: scores [S] f32, S >= k · out [k] i64
+    """
+    # The k-th largest score is found byte by byte, on integers that are ordered as the floats are.
+    prefix, known, wanted = np.uint32(0), np.uint32(0), k
+    counts = np.empty(256, np.int64)
+    for shift in (24, 16, 8, 0):
+        counts[:] = 0
+        for s in range(scores.size):
+            bits = _ordered(scores[s])
+            if (bits & known) == prefix:
+                counts[(bits >> np.uint32(shift)) & np.uint32(255)] += 1
+        byte = 255
+        while counts[byte] < wanted:
+            wanted -= counts[byte]
+            byte -= 1
+        prefix |= np.uint32(byte) << np.uint32(shift)
+        known |= np.uint32(255) << np.uint32(shift)
+    # All above it, and the first `wanted` that equal it.
+    n = 0
+    for s in range(scores.size):
+        bits = _ordered(scores[s])
+        if bits > prefix or (bits == prefix and wanted > 0):
+            out[n] = s
+            n += 1
+            if bits == prefix:
+                wanted -= 1
+
+
+@kernel
+def _ordered(x):
+    """An unsigned integer that grows with the float32; -0 counts as 0."""
+    bits = np.uint32(0) if x == _ZERO else np.float32(x).view(np.uint32)
+    return np.uint32(bits ^ _ALL_BITS) if bits & _TOP_BIT else np.uint32(bits | _TOP_BIT)
