@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from cpu_runtime.layers.rope import Frequencies, plain, yarn
 from quant.errors import CheckpointError, UnsupportedError
 
 
@@ -48,6 +49,20 @@ class Keys:
             raise self._wrong(key, value, "a positive number")
         return float(value)
 
+    def count(self, key: str, default: int | None = None) -> int:
+        """A whole number of at least 0."""
+        value = self._value(key, default)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise self._wrong(key, value, "a whole number of at least 0")
+        return value
+
+    def word(self, key: str) -> str:
+        """A string."""
+        value = self._value(key, None)
+        if not isinstance(value, str):
+            raise self._wrong(key, value, "a string")
+        return value
+
     def words(self, key: str) -> list[str] | None:
         """A list of strings, or None where the key is absent."""
         value = self._values.get(key)
@@ -73,3 +88,32 @@ class Keys:
             raise UnsupportedError(
                 f"config.json: {self._path(key)!r} is {value!r}; this version runs {' or '.join(map(repr, allowed))}"
             )
+
+
+def frequencies(keys: Keys, n_rotated: int) -> Frequencies:
+    """How fast heads turn, from `rope_parameters` (new) or `rope_theta` and `rope_scaling` (older): plain or YaRN."""
+    if n_rotated % 2:
+        raise CheckpointError(f"config.json: an odd number of rotated dimensions, {n_rotated}")
+    rope = keys.inside("rope_parameters" if "rope_parameters" in keys else "rope_scaling")
+    theta = (rope if "rope_theta" in rope else keys).number("rope_theta")
+    kind = "rope_type" if "rope_type" in rope else "type"
+    if kind not in rope or rope.word(kind) == "default":
+        return plain(theta, n_rotated)
+    rope.expect(kind, "default", "yarn")
+    return yarn(
+        theta,
+        n_rotated,
+        factor=rope.number("factor"),
+        original=rope.size("original_max_position_embeddings"),
+        beta_fast=rope.number("beta_fast", 32),
+        beta_slow=rope.number("beta_slow", 1),
+        mscale=rope.number("mscale") if "mscale" in rope else None,
+        mscale_all_dim=rope.number("mscale_all_dim") if "mscale_all_dim" in rope else None,
+    )
+
+
+def multiple_of_16(**sizes: int) -> None:
+    """Refuse sizes of which a tile of 16 rows would hold parts of two heads."""
+    for name, size in sizes.items():
+        if size % 16:
+            raise UnsupportedError(f"config.json: {name!r} is {size}; this version runs multiples of 16")

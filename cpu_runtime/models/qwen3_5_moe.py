@@ -19,8 +19,8 @@ from cpu_runtime.layers.gated_delta import GatedDelta
 from cpu_runtime.layers.linear import Embedding, Linear
 from cpu_runtime.layers.moe import MLP, GatedMLP, MoE, SoftmaxRouter
 from cpu_runtime.layers.norm import RMSNorm
-from cpu_runtime.layers.rope import HalfSplitRope
-from cpu_runtime.models.config import Keys
+from cpu_runtime.layers.rope import Frequencies, HalfSplitRope
+from cpu_runtime.models.config import Keys, frequencies
 from quant.container import QuantizedModel
 from quant.errors import CheckpointError
 from quant.plan import Dense, ExpertLayer, Part, Plan
@@ -40,8 +40,7 @@ class Config:
     heads: int
     kv_heads: int
     head_size: int
-    rotary: int  # dimensions of a head that are rotated
-    theta: float
+    rope: Frequencies
     key_heads: int
     value_heads: int
     key_size: int
@@ -79,8 +78,7 @@ def read(config: dict[str, Any]) -> Config:
         heads=text.size("num_attention_heads"),
         kv_heads=text.size("num_key_value_heads"),
         head_size=head_size,
-        rotary=int(head_size * rope.number("partial_rotary_factor", 0.25)),
-        theta=rope.number("rope_theta"),
+        rope=frequencies(text, int(head_size * rope.number("partial_rotary_factor", 0.25))),
         key_heads=text.size("linear_num_key_heads"),
         value_heads=text.size("linear_num_value_heads"),
         key_size=text.size("linear_key_head_dim"),
@@ -186,7 +184,7 @@ def _expert_parts(c: Config, theirs: str, names: Collection[str]) -> tuple[Part,
 
 def build(c: Config, model: QuantizedModel, store: ExpertStore) -> Decoder:
     """The decoder over a quantized model's weights."""
-    rope = HalfSplitRope(c.theta, c.rotary)
+    rope = HalfSplitRope(c.rope)
 
     def linear(name: str) -> Linear:
         return Linear(model.matrix(name))

@@ -1,0 +1,67 @@
+"""Every mistake that is easily made in MiniMax-M2 must move some logit well beyond the tolerance."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cpu_runtime.kernels.rope import rotate_interleaved
+from cpu_runtime.layers import rope
+from cpu_runtime.layers.attention import WideNormAttention
+from cpu_runtime.layers.decoder import Decoder
+from cpu_runtime.layers.moe import MoE
+from tests.conftest import Quantized
+from tests.recordings import Mistake, change, mistake_error, mixers
+
+
+def norm_a_head_at_a_time(decoder: Decoder, patch: pytest.MonkeyPatch) -> None:
+    def by_head(norm: Any, size: int) -> Any:
+        def apply(x: np.ndarray) -> np.ndarray:
+            heads = x.reshape(len(x), -1, size)
+            normed = heads / np.sqrt((heads**2).mean(2, keepdims=True) + norm.eps)
+            return np.ascontiguousarray(normed.reshape(x.shape) * norm.weight)
+
+        return apply
+
+    for mixer in mixers(decoder, WideNormAttention):
+        q_norm, k_norm = by_head(mixer.q_norm, mixer.head_size), by_head(mixer.k_norm, mixer.head_size)
+        change(mixer, q_norm=q_norm, k_norm=k_norm)
+
+
+def rope_on_the_whole_head(decoder: Decoder, patch: pytest.MonkeyPatch) -> None:
+    for mixer in mixers(decoder, WideNormAttention):
+        change(mixer, rope=rope.HalfSplitRope(rope.plain(5e6, mixer.head_size)))
+
+
+def interleaved_rope(decoder: Decoder, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(rope, "rotate_half_split", rotate_interleaved)
+
+
+def no_selection_bias(decoder: Decoder, patch: pytest.MonkeyPatch) -> None:
+    for block in decoder.blocks:
+        assert isinstance(block.feed_forward, MoE)
+        router: Any = block.feed_forward.router
+        change(router, bias=np.zeros_like(router.bias))
+
+
+def gate_and_up_exchanged(decoder: Decoder, patch: pytest.MonkeyPatch) -> None:
+    for block in decoder.blocks:
+        store: Any = block.feed_forward.store  # type: ignore[attr-defined]
+        parts = store.records(block.feed_forward.layer).parts  # type: ignore[attr-defined]
+        parts["gate"], parts["up"] = parts["up"], parts["gate"]
+
+
+MISTAKES: list[Mistake] = [
+    norm_a_head_at_a_time,
+    rope_on_the_whole_head,
+    interleaved_rope,
+    no_selection_bias,
+    gate_and_up_exchanged,
+]
+
+
+@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.__name__)
+def test_a_mistake_is_seen(quantized: Quantized, mistake: Mistake, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert mistake_error(quantized, "minimax_m2_fp8", mistake, monkeypatch) > 0.01

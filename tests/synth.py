@@ -1,0 +1,133 @@
+"""Quantized model folders of any shape, written directly: without a checkpoint, and with experts that take no disk.
+
+Weights are random enough to route tokens and to keep every number finite, and repeat: a matrix is at most 256 rows
+drawn anew. With `sparse` the expert files are holes of their full length, which read as zeros: experts that answer 0.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from cpu_runtime import models
+from quant import layout
+from quant.checkpoint import INDEX
+from quant.formats import ROWS, Format
+from quant.manifest import FORMAT_VERSION, MANIFEST, manifest
+from quant.plan import Dense, ExpertLayer, Plan
+from quant.recipe import Recipe, load_recipe
+
+DRAWN_ROWS = 256
+_PIECE = 64 << 20  # bytes written at a time
+
+
+@dataclass(frozen=True)
+class Imagined:
+    """What the layout asks of a checkpoint, where there is none: how a matrix would be stored, by its config."""
+
+    path: Path
+    config: dict[str, Any]
+
+    bytes = 0
+
+    def encoding(self, name: str) -> Any:
+        """bf16, or int4 for the experts of a checkpoint that has them so."""
+        packed = self.config.get("quantization_config", {}).get("format") == "pack-quantized" and ".experts." in name
+        return SimpleNamespace(dtype="INT4" if packed else "BF16")
+
+
+def write_model(config: dict[str, Any], folder: Path, recipe: str = "int4", *, sparse: bool = False) -> Path:
+    """Write a model with this config.json to a new folder and return it."""
+    folder.mkdir(parents=True)
+    family = models.find(config)
+    plan, chosen = family.plan(family.read(config), ()), load_recipe(recipe)
+    source: Any = Imagined(folder, config)
+    places = {dense.name: layout.DENSE_FILE for dense in plan.dense}
+    _write_dense(source, plan, chosen, folder / layout.DENSE_FILE)
+    crc32 = {layout.DENSE_FILE: []}
+    for layer in plan.experts:
+        file = layout.expert_file(layer.layer)
+        crc32[file] = _write_experts(source, layer, chosen, folder / file, sparse)
+        places[layout.expert_tensor(layer.layer)] = file
+    own = {"quant_method": "moe", "format_version": FORMAT_VERSION, "recipe": chosen.name}
+    _write_json(folder / "config.json", {**config, "quantization_config": own})
+    _write_json(folder / INDEX, {"metadata": {}, "weight_map": places})
+    # Hashing a file of holes takes as long as hashing a file: these folders are not made to be verified.
+    files = {p.name: {"bytes": p.stat().st_size, "sha256": ""} for p in sorted(folder.iterdir())}
+    _write_json(folder / MANIFEST, manifest(source, plan, chosen, "synthetic", files, crc32))
+    return folder
+
+
+def _write_dense(source: Any, plan: Plan, recipe: Recipe, path: Path) -> None:
+    ordered = [(dense, *layout.stored_shape(dense, recipe, source)) for dense in layout.in_file_order(plan)]
+    sizes = {d.name: (dtype, shape, int(np.prod(shape)) * (1 if form else 4)) for d, dtype, shape, form in ordered}
+    rng = np.random.default_rng(0)
+    with path.open("wb") as file:
+        file.write(layout.header(sizes))
+        for dense, _, shape, form in ordered:
+            if form is None:
+                file.write(_vector(dense, rng).tobytes())
+                continue
+            drawn = form.pack(_drawn(min(DRAWN_ROWS, dense.shape[0]), dense.shape[1], rng))
+            _repeat(drawn, shape[0], file)
+
+
+def _vector(dense: Dense, rng: np.random.Generator) -> np.ndarray:
+    """Near 1 for norms, small for biases and states."""
+    near = 1.0 if dense.role == "norm" and not dense.name.endswith("bias") else 0.0
+    return (near + 0.1 * rng.standard_normal(dense.shape)).astype(np.float32)
+
+
+def _drawn(rows: int, cols: int, rng: np.random.Generator) -> np.ndarray:
+    return (rng.standard_normal((rows, cols), np.float32) / np.float32(cols**0.5)).astype(np.float32)
+
+
+def _repeat(drawn: np.ndarray, tiles: int, file: Any) -> None:
+    """Write the drawn tiles again and again, `tiles` in all."""
+    often = np.tile(drawn, (max(1, _PIECE // drawn.nbytes), 1))
+    while tiles > 0:
+        file.write(often[:tiles].data)
+        tiles -= min(tiles, len(often))
+
+
+def _write_experts(source: Any, layer: ExpertLayer, recipe: Recipe, path: Path, sparse: bool) -> list[int]:
+    """Write a layer's experts and return the checksum of each record; two experts are drawn, the others repeat them."""
+    parts, record_bytes = layout.record_parts(layer, recipe, source)
+    size = layer.n_experts * record_bytes
+    head = layout.header({layout.expert_tensor(layer.layer): ("U8", (layer.n_experts, record_bytes), size)})
+    records = [np.zeros(record_bytes, np.uint8)]
+    if not sparse:
+        rng = np.random.default_rng(layer.layer)
+        records = [_record(parts, record_bytes, rng) for _ in range(2)]
+    sums = [zlib.crc32(record.data) for record in records]
+    with path.open("wb") as file:
+        file.write(head)
+        if sparse:
+            file.truncate(len(head) + size)
+        else:
+            for expert in range(layer.n_experts):
+                file.write(records[expert % len(records)].data)
+    return [sums[expert % len(records)] for expert in range(layer.n_experts)]
+
+
+def _record(parts: dict[str, layout.RecordPart], record_bytes: int, rng: np.random.Generator) -> np.ndarray:
+    record = np.zeros(record_bytes, np.uint8)
+    for part in parts.values():
+        tiles = _packed(part.format, part.rows, part.cols, rng)
+        record[part.offset : part.offset + part.bytes] = np.resize(tiles, part.bytes)
+    return record
+
+
+def _packed(form: Format, rows: int, cols: int, rng: np.random.Generator) -> np.ndarray:
+    rows = min(DRAWN_ROWS, -(-rows // ROWS) * ROWS)
+    return form.pack(_drawn(rows, cols, rng)).reshape(-1)
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value))
