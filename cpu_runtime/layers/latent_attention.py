@@ -6,6 +6,7 @@ DeepSeek-AI, "DeepSeek-V2" (2024). Only the latent row and one rotated key are r
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import gcd
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from cpu_runtime.kernels.attention import PAGE, attend, write_rows
 from cpu_runtime.layers.linear import Activations, HeadwiseLinear, Linear, row_range
 from cpu_runtime.layers.norm import RMSNorm
 from cpu_runtime.layers.rope import Rope
-from quant.formats import Matrix
+from quant.formats import ROWS, Matrix
 
 _EXPANDED_BYTES = 64 << 20  # of keys and values made from latents at a time
 _INT8_GAIN = 8  # how much faster an int8 product of matrices is than the float32 sums of attention
@@ -24,10 +25,10 @@ _INT8_GAIN = 8  # how much faster an int8 product of matrices is than the float3
 class LatentAttention:
     """One MLA mixer; a head's query and key are dn numbers from the latent, then dr rotated ones.
 
-    kv_up [H (dn + dv), R] makes each head's key and value from a latent; k_up [H R, dn] is its key part turned round,
-    v_up its value part. Few tokens are computed in the *absorbed* form: k_up takes the query to the latents' space,
-    all heads attend to the latents themselves, v_up takes the answer out. Many tokens pay for *expanding* the latents
-    to keys and values, a few heads at a time: the sums over positions are then shorter by R / (dn + dv).
+    key_up [H dn, R] and value_up [H dv, R] make each head's key and value from a latent; absorb [H R, dn] is key_up
+    with each head turned round. Few tokens are computed in the *absorbed* form: absorb takes the query to the latents'
+    space, all heads attend to the latents themselves, value_up takes the answer out. Many tokens pay for *expanding*
+    the latents to keys and values, a few heads at a time: the sums over positions are then several times shorter.
     """
 
     q_a: Linear
@@ -35,9 +36,9 @@ class LatentAttention:
     q_b: Linear
     kv_a: Linear
     kv_norm: RMSNorm
-    kv_up: Matrix
-    k_up: HeadwiseLinear
-    v_up: HeadwiseLinear
+    key_up: Matrix
+    value_up: HeadwiseLinear
+    absorb: HeadwiseLinear
     o: Linear
     rope: Rope
     scale: float
@@ -45,17 +46,22 @@ class LatentAttention:
     @property
     def heads(self) -> int:
         """H."""
-        return self.k_up.heads
+        return self.absorb.heads
 
     @property
     def rank(self) -> int:
         """R."""
-        return self.kv_up.cols
+        return self.key_up.cols
 
     @property
     def key_size(self) -> int:
         """dn, without the rotated part."""
-        return self.k_up.matrix.cols
+        return self.absorb.matrix.cols
+
+    @property
+    def value_size(self) -> int:
+        """dv."""
+        return self.value_up.matrix.rows // self.heads
 
     @property
     def row_size(self) -> int:
@@ -91,18 +97,19 @@ class LatentAttention:
 
     def attend(self, query: np.ndarray, cache: LatentCache | SparseLatentCache, start: int) -> np.ndarray:
         """Shapes: query [T, H, dn + dr] at positions from `start` -> [T, H, dv] f32."""
-        gain = 2 * self.rank - self.kv_up.rows // self.heads
-        if query.shape[0] * gain * _INT8_GAIN >= self.rank * self.kv_up.rows // self.heads and gain > 0:
+        made = self.key_size + self.value_size
+        shorter = 2 * self.rank - made
+        if shorter > 0 and query.shape[0] * shorter * _INT8_GAIN >= self.rank * made:
             return self._attend_expanded(query, cache.latents.rows, start)
-        return self.v_up(self.attend_latents(self.absorbed(query), cache.latents.rows, start))
+        return self.value_up(self.attend_latents(self.absorbed(query), cache.latents.rows, start))
 
     def absorbed(self, query: np.ndarray) -> np.ndarray:
         """Queries for the latents themselves: [T, H, dn + dr] -> [T, H, R + dr]."""
-        inside = self.k_up(np.ascontiguousarray(query[:, :, : self.key_size]))
+        inside = self.absorb(np.ascontiguousarray(query[:, :, : self.key_size]))
         return np.concatenate([inside, query[:, :, self.key_size :]], axis=2)
 
     def attend_latents(self, absorbed: np.ndarray, pages: np.ndarray, start: int) -> np.ndarray:
-        """Mixtures of latents, which v_up takes to values: [T, H, R + dr] -> [T, H, R]."""
+        """Mixtures of latents, which value_up takes to values: [T, H, R + dr] -> [T, H, R]."""
         mixed = np.empty((*absorbed.shape[:2], self.rank), np.float32)
         attend(absorbed, pages, pages, start, np.float32(self.scale), mixed)
         return mixed
@@ -113,24 +120,25 @@ class LatentAttention:
 
     def _attend_expanded(self, query: np.ndarray, pages: np.ndarray, start: int) -> np.ndarray:
         tokens, heads, size = query.shape
-        positions, each = start + tokens, self.kv_up.rows // heads  # each: dn + dv
+        positions, dn, dv = start + tokens, self.key_size, self.value_size
         n_pages = -(-positions // PAGE)
         rows = pages[:n_pages].reshape(n_pages * PAGE, -1)[:positions]
         latents = Activations(rows[:, : self.rank].astype(np.float32))
         rotated = rows[:, None, self.rank :].astype(np.float32)
-        answers = np.empty((tokens, heads, each - self.key_size), np.float32)
-        step = max(1, min(heads, _EXPANDED_BYTES // (8 * positions * (size + each))))
+        answers = np.empty((tokens, heads, dv), np.float32)
+        unit = ROWS // gcd(ROWS, dn)  # heads whose rows fill whole tiles
+        step = max(1, _EXPANDED_BYTES // (8 * positions * (size + dv)) // unit) * unit
         for first in range(0, heads, step):
-            some = slice(first, min(first + step, heads))
-            n = some.stop - some.start
-            made = Linear(row_range(self.kv_up, each * some.start, each * some.stop))(latents)
-            made = made.reshape(positions, n, each)
+            last = min(first + step, heads)
+            n = last - first
+            made = Linear(row_range(self.key_up, dn * first, dn * last))(latents).reshape(positions, n, dn)
+            shared = np.broadcast_to(rotated, (positions, n, size - dn))
             keys = np.zeros((n_pages, n, PAGE, size), pages.dtype)
-            values = np.zeros((n_pages, n, PAGE, answers.shape[2]), pages.dtype)
-            shared = np.broadcast_to(rotated, (positions, n, rotated.shape[2]))
-            write_rows(np.concatenate([made[:, :, : self.key_size], shared], axis=2), 0, keys)
-            write_rows(made[:, :, self.key_size :], 0, values)
-            mixed = np.empty((tokens, n, answers.shape[2]), np.float32)
-            attend(np.ascontiguousarray(query[:, some]), keys, values, start, np.float32(self.scale), mixed)
-            answers[:, some] = mixed
+            write_rows(np.concatenate([made, shared], axis=2), 0, keys)
+            made = Linear(row_range(self.value_up.matrix, dv * first, dv * last))(latents).reshape(positions, n, dv)
+            values = np.zeros((n_pages, n, PAGE, dv), pages.dtype)
+            write_rows(made, 0, values)
+            mixed = np.empty((tokens, n, dv), np.float32)
+            attend(np.ascontiguousarray(query[:, first:last]), keys, values, start, np.float32(self.scale), mixed)
+            answers[:, first:last] = mixed
         return answers

@@ -70,38 +70,31 @@ class Linear:
 
 
 class HeadwiseLinear:
-    """y[t, h] = W_h @ x[t, h] for a matrix whose heads lie one after another; `rows` tells which of a head's rows.
+    """y[t, h] = W_h @ x[t, h] for a matrix whose heads lie one after another, each a multiple of 16 rows."""
 
-    A head's rows and the first and last of them taken are multiples of 16, so that no tile holds two heads.
-    """
+    __slots__ = ("heads", "matrix")
 
-    __slots__ = ("heads", "matrix", "rows")
-
-    def __init__(self, matrix: Matrix, heads: int, rows: tuple[int, int] | None = None) -> None:
+    def __init__(self, matrix: Matrix, heads: int) -> None:
+        assert matrix.rows % (ROWS * heads) == 0  # no tile holds two heads
         self.matrix = matrix
         self.heads = heads
-        self.rows = rows or (0, matrix.rows // heads)
-        assert matrix.rows % (ROWS * heads) == 0
-        assert all(row % ROWS == 0 for row in self.rows)
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
-        """Shapes: x [T, H, n] f32 -> [T, H, rows] f32."""
+        """Shapes: x [T, H, n] f32 -> [T, H, rows of a head] f32."""
         tokens, heads, size = x.shape
-        (first, last), m = self.rows, self.matrix
+        m, rows = self.matrix, self.matrix.rows // heads
         arrays = Activations(x.reshape(tokens * heads, size)).for_format(m.format.id)
         slots = np.arange(heads, dtype=np.int32)
         starts = np.arange(heads + 1, dtype=np.int32) * np.int32(tokens)
         by_head = np.arange(tokens * heads, dtype=np.int32).reshape(tokens, heads).T.ravel()
-        out = np.empty((heads * tokens, last - first), np.float32)
-        offset = first // ROWS * m.tiles.shape[1]
-        records = m.tiles.reshape(heads, -1)
-        grouped_matmul(m.format.id, records, offset, last - first, slots, starts, *arrays, by_head, out)
-        return np.ascontiguousarray(out.reshape(heads, tokens, -1).swapaxes(0, 1))
+        out = np.empty((heads * tokens, rows), np.float32)
+        grouped_matmul(m.format.id, m.tiles.reshape(heads, -1), 0, rows, slots, starts, *arrays, by_head, out)
+        return np.ascontiguousarray(out.reshape(heads, tokens, rows).swapaxes(0, 1))
 
 
 def row_range(matrix: Matrix, first: int, last: int) -> Matrix:
-    """Rows first .. last - 1 of a matrix, both multiples of 16, without a copy."""
-    return Matrix(matrix.format, last - first, matrix.cols, matrix.tiles[first // ROWS : last // ROWS])
+    """Rows first .. last - 1 of a matrix without a copy; `first` is a multiple of 16, `last` too or the end."""
+    return Matrix(matrix.format, last - first, matrix.cols, matrix.tiles[first // ROWS : -(-last // ROWS)])
 
 
 class Embedding:

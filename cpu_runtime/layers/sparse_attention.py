@@ -98,4 +98,4 @@ class SparseLatentAttention:
         for t, positions in enumerate(selections):
             pages = cache.latents.taken(positions)
             mixed[t] = self.latent.attend_latents(absorbed[t : t + 1], pages, positions.size - 1)[0]
-        return self.latent.v_up(mixed)
+        return self.latent.value_up(mixed)

@@ -99,7 +99,7 @@ def read_keys(keys: Keys) -> Config:
         kept_groups=keys.size("topk_group", 1),
         factor=keys.number("routed_scaling_factor"),
     )
-    multiple_of_16(kv_lora_rank=c.rank, qk_nope_head_dim=c.nope, v_head_dim=c.value_size)
+    multiple_of_16(kv_lora_rank=c.rank, v_head_dim=c.value_size)
     if c.experts % c.groups or c.kept_groups > c.groups:
         raise CheckpointError(
             f"config.json: {c.kept_groups} of {c.groups} groups of n_routed_experts {c.experts} can't be chosen"
@@ -152,9 +152,13 @@ def latent_attention(c: Config, ours: str, theirs: str) -> Iterator[Dense]:
     yield Dense(ours + "q_a", theirs + "q_a_proj.weight", "attention", (c.query_rank, c.hidden))
     yield Dense(ours + "q_b", theirs + "q_b_proj.weight", "attention", (c.heads * (c.nope + c.rotated), c.query_rank))
     yield Dense(ours + "kv_a", theirs + "kv_a_proj_with_mqa.weight", "attention", (c.rank + c.rotated, c.hidden))
-    yield Dense(ours + "kv_b", theirs + "kv_b_proj.weight", "attention", (c.heads * each, c.rank))
-    turned = HeadSlice(c.heads, each, 0, c.nope, transposed=True)
-    yield Dense(ours + "k_up", theirs + "kv_b_proj.weight", "attention", (c.heads * c.rank, c.nope), heads=turned)
+    slices = {
+        "key_up": ((c.heads * c.nope, c.rank), HeadSlice(c.heads, each, 0, c.nope)),
+        "value_up": ((c.heads * c.value_size, c.rank), HeadSlice(c.heads, each, c.nope, each)),
+        "absorb": ((c.heads * c.rank, c.nope), HeadSlice(c.heads, each, 0, c.nope, transposed=True)),
+    }
+    for part, (shape, rows) in slices.items():
+        yield Dense(ours + part, theirs + "kv_b_proj.weight", "attention", shape, heads=rows)
     yield Dense(ours + "o", theirs + "o_proj.weight", "attention", (c.hidden, c.heads * c.value_size))
     yield Dense(ours + "q_norm", theirs + "q_a_layernorm.weight", "norm", (c.query_rank,), kind="vector")
     yield Dense(ours + "kv_norm", theirs + "kv_a_layernorm.weight", "norm", (c.rank,), kind="vector")
@@ -218,16 +222,15 @@ def build_with(c: Config, model: QuantizedModel, store: ExpertStore, mixer: Call
 
 def mla(c: Config, model: QuantizedModel, at: str) -> LatentAttention:
     """A layer's latent attention."""
-    kv_up = model.matrix(at + "kv_b")
     return LatentAttention(
         q_a=Linear(model.matrix(at + "q_a")),
         q_norm=RMSNorm(model.vector(at + "q_norm"), LATENT_EPS),
         q_b=Linear(model.matrix(at + "q_b")),
         kv_a=Linear(model.matrix(at + "kv_a")),
         kv_norm=RMSNorm(model.vector(at + "kv_norm"), LATENT_EPS),
-        kv_up=kv_up,
-        k_up=HeadwiseLinear(model.matrix(at + "k_up"), c.heads),
-        v_up=HeadwiseLinear(kv_up, c.heads, (c.nope, c.nope + c.value_size)),
+        key_up=model.matrix(at + "key_up"),
+        value_up=HeadwiseLinear(model.matrix(at + "value_up"), c.heads),
+        absorb=HeadwiseLinear(model.matrix(at + "absorb"), c.heads),
         o=Linear(model.matrix(at + "o")),
         rope=InterleavedRope(c.rope),
         scale=c.scale,

@@ -14,7 +14,7 @@ from cpu_runtime.layers.sparse_attention import Indexer, SparseLatentAttention
 from quant.formats import FORMATS, Matrix
 from tests import reference
 
-D, H, RANK, NOPE, ROTATED, VALUE = 48, 6, 32, 16, 8, 32
+D, H, RANK, NOPE, ROTATED, VALUE = 48, 6, 32, 24, 8, 32
 QUERY_RANK, TOP, INDEX_HEADS, INDEX_SIZE = 40, 20, 16, 16
 ROPE = plain(1e4, ROTATED)
 F32 = np.dtype(np.float32)
@@ -40,17 +40,17 @@ ONES = np.ones(256, np.float32)
 
 
 def latent() -> LatentAttention:
-    k_up = KV_B.reshape(H, NOPE + VALUE, RANK)[:, :NOPE].transpose(0, 2, 1).reshape(H * RANK, NOPE)
-    kv_up = matrix(KV_B)
+    by_head = KV_B.reshape(H, NOPE + VALUE, RANK)
+    keys, values = by_head[:, :NOPE], by_head[:, NOPE:]
     return LatentAttention(
         q_a=Linear(matrix(Q_A)),
         q_norm=RMSNorm(ONES[:QUERY_RANK], 1e-6),
         q_b=Linear(matrix(Q_B)),
         kv_a=Linear(matrix(KV_A)),
         kv_norm=RMSNorm(ONES[:RANK], 1e-6),
-        kv_up=kv_up,
-        k_up=HeadwiseLinear(matrix(np.ascontiguousarray(k_up)), H),
-        v_up=HeadwiseLinear(kv_up, H, (NOPE, NOPE + VALUE)),
+        key_up=matrix(keys.reshape(H * NOPE, RANK)),
+        value_up=HeadwiseLinear(matrix(values.reshape(H * VALUE, RANK)), H),
+        absorb=HeadwiseLinear(matrix(keys.transpose(0, 2, 1).reshape(H * RANK, NOPE)), H),
         o=Linear(matrix(OUT)),
         rope=InterleavedRope(ROPE),
         scale=0.3,
