@@ -20,6 +20,7 @@ from quant import layout
 from quant.checkpoint import INDEX
 from quant.formats import ROWS, Format
 from quant.manifest import FORMAT_VERSION, MANIFEST, manifest
+from quant.pack import pack_k4
 from quant.plan import Dense, ExpertLayer, Plan
 from quant.recipe import Recipe, load_recipe
 
@@ -126,7 +127,13 @@ def _record(parts: dict[str, layout.RecordPart], record_bytes: int, rng: np.rand
 
 def _packed(form: Format, rows: int, cols: int, rng: np.random.Generator) -> np.ndarray:
     rows = min(DRAWN_ROWS, -(-rows // ROWS) * ROWS)
-    return form.pack(_drawn(rows, cols, rng)).reshape(-1)
+    if form.name != "k4":
+        return form.pack(_drawn(rows, cols, rng)).reshape(-1)
+    codes = rng.integers(0, 256, (rows, cols // 2), np.uint8)
+    scales = np.full((rows, cols // 32), np.float32(0.2 / cols**0.5).view(np.uint32) >> 16, np.uint16)
+    out = np.zeros((rows // ROWS, form.tile_bytes(cols)), np.uint8)
+    assert pack_k4(codes, scales, out)
+    return out.reshape(-1)
 
 
 def _write_json(path: Path, value: Any) -> None:
