@@ -1,0 +1,53 @@
+"""What each recipe changes: KL divergence to the reference's logits and top-1 agreement, on the recorded checkpoints.
+
+    python -m tests.bench.recipe_quality
+
+The checkpoints are tiny and random, so that their logits are flatter and their matrices narrower than a trained
+model's: the numbers compare recipes and families, and are no forecast.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from cpu_runtime import Engine
+from tests.conftest import FIXTURES, quantize
+from tests.recordings import CHECKPOINTS, logits
+
+RECIPES = ("bf16", "int8", "int4")
+
+
+def log_softmax(x: np.ndarray) -> np.ndarray:
+    """In float64."""
+    x = x.astype(np.float64) - x.max(axis=1, keepdims=True)
+    return np.asarray(x - np.log(np.exp(x).sum(axis=1, keepdims=True)))
+
+
+def compare(found: np.ndarray, recorded: np.ndarray) -> tuple[float, float]:
+    """(mean KL divergence from the recorded distribution in nats, share of tokens with the same top-1)."""
+    p, q = log_softmax(recorded), log_softmax(found)
+    kl = float((np.exp(p) * (p - q)).sum(axis=1).mean())
+    return kl, float((found.argmax(1) == recorded.argmax(1)).mean())
+
+
+def main() -> None:
+    """Measure and print a table."""
+    print("| checkpoint |", " | ".join(f"{recipe}: KL, top-1" for recipe in RECIPES), "|")
+    print("|---|" + "---|" * len(RECIPES))
+    for name in CHECKPOINTS:
+        recorded = np.load(FIXTURES / name / "recorded.npz")
+        cells = []
+        for recipe in RECIPES:
+            with tempfile.TemporaryDirectory() as scratch:
+                folder = quantize(FIXTURES / name, recipe, Path(scratch) / "model")
+                with Engine.open(folder) as engine:
+                    kl, same = compare(logits(engine, recorded["ids"]), recorded["logits"])
+            cells.append(f"{kl:.5f}, {100 * same:.0f} %")
+        print("|", " | ".join([name, *cells]), "|", flush=True)
+
+
+if __name__ == "__main__":
+    main()
