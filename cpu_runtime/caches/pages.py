@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import mmap
+from math import prod
+
 import numpy as np
 
 from cpu_runtime.kernels.attention import PAGE, write_rows
@@ -10,15 +13,15 @@ from cpu_runtime.kernels.attention import PAGE, write_rows
 class Pages:
     """Room for a whole window of tokens; memory is only used once rows are written there.
 
-    Shapes: rows [pages, heads, 256, size], zeros where nothing was written. The operating system hands zeroed memory
-    out when it is first touched, so that a wide window costs nothing until it is used and nothing is ever moved;
-    pages follow one another in order of position, so that what is touched is one run of memory.
+    Shapes: rows [pages, heads, 256, size], zeros where nothing was written. Mapped memory is handed out, zeroed, when
+    it is first touched, so that a wide window costs nothing until it is used and nothing is ever moved; pages follow
+    one another in order of position, so that what is touched is one run of memory.
     """
 
     __slots__ = ("rows",)
 
     def __init__(self, heads: int, size: int, context: int, dtype: np.dtype) -> None:
-        self.rows = np.zeros((-(-context // PAGE), heads, PAGE, size), dtype)
+        self.rows = _reserved((-(-context // PAGE), heads, PAGE, size), dtype)
 
     def write(self, rows: np.ndarray, start: int) -> None:
         """Store the rows of T tokens from position `start` on; rows [T, heads, size] f32."""
@@ -43,4 +46,11 @@ class Pages:
 
     def clear(self) -> None:
         """Give the memory back."""
-        self.rows = np.zeros_like(self.rows)
+        self.rows = _reserved(self.rows.shape, self.rows.dtype)
+
+
+def _reserved(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Zeros, straight from the operating system: an allocator may hand out memory that it has to clear."""
+    size = prod(shape) * dtype.itemsize
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return np.frombuffer(memory, dtype).reshape(shape)

@@ -1,0 +1,52 @@
+"""At 32,768 tokens each kind of attention takes the memory that its formula says, and decoding takes no more."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cpu_runtime import Engine
+from tests.long_context import own_memory, with_past
+from tests.published import PUBLISHED
+from tests.synth import write_model
+from tests.test_synth import TOKEN_BYTES, small
+
+WINDOW, DECODED = 32_768, 8
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's accounting")
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_memory_of_a_long_context(tmp_path: Path, name: str) -> None:
+    with Engine.open(write_model(small(name), tmp_path / "model"), context=WINDOW) as engine:
+        fixed = sum(cache.bytes for cache in engine.session()._caches)  # recurrent states; all else is empty still
+        formula = TOKEN_BYTES[name] * WINDOW + fixed
+        for measured in (False, True):  # the first time compiles
+            gc.collect()
+            before = own_memory()
+            session = with_past(engine.session(), WINDOW - 64 - DECODED)
+            hidden = session.advance([1] * 64)
+            full = own_memory() - before
+            for _ in range(DECODED):
+                hidden = session.advance([2])
+            grown = own_memory() - before
+            assert np.isfinite(hidden).all()
+            if measured:
+                assert full == pytest.approx(formula, rel=0.05)
+                assert grown == pytest.approx(formula, rel=0.05)
+            del session
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's accounting")
+def test_a_window_costs_nothing_until_it_is_used(tmp_path: Path) -> None:
+    with Engine.open(write_model(small("MiniMax-M2.5"), tmp_path / "model"), context=WINDOW) as engine:
+        engine.warm_up()
+        gc.collect()
+        before = own_memory()
+        session = engine.session()
+        session.advance([1] * 8)
+        assert own_memory() - before < TOKEN_BYTES["MiniMax-M2.5"] * WINDOW / 10
+        assert session.bytes == 8 * TOKEN_BYTES["MiniMax-M2.5"]
