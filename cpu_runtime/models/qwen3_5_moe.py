@@ -21,11 +21,15 @@ from cpu_runtime.layers.moe import MLP, GatedMLP, MoE, SoftmaxRouter
 from cpu_runtime.layers.norm import RMSNorm
 from cpu_runtime.layers.rope import Frequencies, HalfSplitRope
 from cpu_runtime.models.config import Keys, frequencies
+from cpu_runtime.text.syntax import ChatSyntax
+from cpu_runtime.text.tools import qwen_xml
 from quant.container import QuantizedModel
 from quant.errors import CheckpointError
 from quant.plan import Dense, ExpertLayer, Part, Plan
 
 SKIP = (r"model\.visual\..*", r"mtp\..*")
+
+chat = ChatSyntax(tools=qwen_xml, switch="enable_thinking", stops=("<|im_end|>", "<|endoftext|>"))
 
 
 @dataclass(frozen=True)
