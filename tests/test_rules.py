@@ -38,7 +38,7 @@ DOORS = {
     "huggingface_hub": {"cli/hub"},
     "prompt_toolkit": {"cli/repl.py"},
     "jinja2": {"cpu_runtime/text/sandbox.py"},
-    "tokenizers": {"cpu_runtime/text/tokenizer.py"},
+    "tokenizers": {"cpu_runtime/text/tokenizer.py", "cpu_runtime/text/tiktoken_file.py"},
     "psutil": {"cpu_runtime/threads.py"},
     "platformdirs": {"cli/"},
 }

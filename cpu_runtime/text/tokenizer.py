@@ -4,57 +4,55 @@ from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from cpu_runtime.text import tiktoken_file
+from cpu_runtime.text.byte_level import BYTE_OF_CHAR
+from cpu_runtime.text.syntax import ChatSyntax
 from quant.checkpoint import read_json
-from quant.errors import CheckpointError, UnsupportedError
+from quant.errors import CheckpointError, UnsupportedError, UsageError
 
-THINK_TAGS = ("<think>", "</think>")
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as Library
 
-
-def _byte_of_char() -> dict[str, int]:
-    """The printable stand-in that byte-level BPE (GPT-2) gives each byte, inverted."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
-
-
-_BYTE = _byte_of_char()
+FILES = ("tokenizer.json", tiktoken_file.NAME)
 
 
 class Tokenizer:
-    """Byte-level BPE over the `tokenizers` library, with the ids that end a turn."""
+    """Byte-level BPE over the `tokenizers` library, with the ids that end a turn.
 
-    def __init__(self, path: Path, stop_ids: frozenset[int]) -> None:
-        from tokenizers import Tokenizer as Library
+    `shown` are the control tokens that have text all the same, because something in it is to be recognized.
+    """
 
-        try:
-            self._library = Library.from_file(str(path))
-        except Exception as error:  # the library raises plain Exception for a file it can't read
-            raise CheckpointError(f"{path.name}: {error}", hint="pull the model again") from error
-        definition = read_json(path)
-        if "ByteLevel" not in json.dumps(definition.get("decoder")):
-            raise UnsupportedError(f"{path.name}: only byte-level tokenizers are supported")
+    def __init__(self, library: Library, stop_ids: frozenset[int], shown: Collection[str] = ()) -> None:
+        self._library = library
         self.stop_ids = stop_ids
-        self._special = {
-            token["id"]
-            for token in definition.get("added_tokens", [])
-            if token.get("special") and token.get("content") not in THINK_TAGS
+        self._added = {
+            id_: b"" if token.special and token.content not in shown else token.content.encode()
+            for id_, token in library.get_added_tokens_decoder().items()
         }
 
     @classmethod
-    def load(cls, folder: Path) -> Tokenizer:
+    def load(cls, folder: Path, syntax: ChatSyntax | None = None) -> Tokenizer:
         """The tokenizer of a model folder; raises CheckpointError where it is missing or damaged."""
-        path = folder / "tokenizer.json"
-        if not path.exists():
-            raise CheckpointError(f"{path.name} is missing from {folder}", hint="pull the model again")
-        names = {t["content"]: t["id"] for t in read_json(path).get("added_tokens", []) if isinstance(t, dict)}
-        return cls(path, _stop_ids(folder, names))
+        syntax = syntax or ChatSyntax()
+        file = find(folder)
+        if file is None:
+            raise CheckpointError(f"{FILES[0]} is missing from {folder}", hint="pull the model again")
+        library = tiktoken_file.load(folder) if file.name == tiktoken_file.NAME else _from_json(file)
+        return cls(library, _stop_ids(folder, library.token_to_id, syntax.stops), syntax.markers)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of the text exactly as it stands; nothing is added at either end."""
+        """Ids of the text exactly as it stands; nothing is added at either end.
+
+        Raises UsageError for half a surrogate pair, which is how Python holds bytes that are no text.
+        """
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(f"the prompt is not text: {text[error.start]!a} is no character") from error
         return list(self._library.encode(text, add_special_tokens=False).ids)
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -64,19 +62,21 @@ class Tokenizer:
 
     def bytes_of(self, token_id: int) -> bytes:
         """The bytes a token stands for: none for a control token, and for an id that has no token."""
-        token = None if token_id in self._special else self._library.id_to_token(token_id)
+        if token_id in self._added:
+            return self._added[token_id]
+        token = self._library.id_to_token(token_id)
         if token is None:
             return b""
-        if all(char in _BYTE for char in token):
-            return bytes(_BYTE[char] for char in token)
-        return token.encode()  # an added token such as <｜User｜> stands for its own characters
+        if all(char in BYTE_OF_CHAR for char in token):
+            return bytes(BYTE_OF_CHAR[char] for char in token)
+        return token.encode()  # a token such as <｜User｜>, not marked as added, stands for its own characters
 
 
 class IdsOnly:
     """Stands in where a model came without a tokenizer and is given ids: they stop, but they make no text."""
 
     def __init__(self, folder: Path) -> None:
-        self.stop_ids = _stop_ids(folder, {})
+        self.stop_ids = _stop_ids(folder, lambda name: None, ())
 
     def bytes_of(self, token_id: int) -> bytes:
         """None."""
@@ -99,16 +99,33 @@ class StreamDecoder:
         return self._decoder.decode(b"", final=True)
 
 
-def _stop_ids(folder: Path, names: dict[str, int]) -> frozenset[int]:
-    """Every id that some file of the model calls an end of sequence; none of them names all on its own."""
-    found: list[Any] = []
+def find(folder: Path) -> Path | None:
+    """The file in a model folder that holds its tokenizer, if one does."""
+    return next((folder / name for name in FILES if (folder / name).is_file()), None)
+
+
+def _from_json(path: Path) -> Library:
+    from tokenizers import Tokenizer as Library
+
+    try:
+        library = Library.from_file(str(path))
+    except Exception as error:  # the library raises plain Exception for a file it can't read
+        raise CheckpointError(f"{path.name}: {error}", hint="pull the model again") from error
+    if "ByteLevel" not in json.dumps(read_json(path).get("decoder")):
+        raise UnsupportedError(f"{path.name}: only byte-level tokenizers are supported")
+    return library
+
+
+def _stop_ids(folder: Path, id_of: Callable[[str], int | None], stops: Sequence[str]) -> frozenset[int]:
+    """Every id that some file of the model, or its family, calls an end; none of them names all on its own."""
+    found: list[Any] = list(stops)
     for file in ("generation_config.json", "config.json", "tokenizer_config.json"):
         if (folder / file).exists():
             config = read_json(folder / file)
             text = config.get("text_config")
             for place in (config, text if isinstance(text, dict) else {}):
-                value = place.get("eos_token_id", place.get("eos_token"))
-                found += value if isinstance(value, list) else [value]
+                for value in (place.get("eos_token_id"), place.get("eos_token")):
+                    found += value if isinstance(value, list) else [value]
     contents = [value.get("content") if isinstance(value, dict) else value for value in found]
-    ids = [names.get(value) if isinstance(value, str) else value for value in contents]
+    ids = [id_of(value) if isinstance(value, str) else value for value in contents]
     return frozenset(i for i in ids if isinstance(i, int) and not isinstance(i, bool))
