@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cpu_runtime.engine import Engine
-    from cpu_runtime.events import Done, Event, Piece, Prefill
+    from cpu_runtime.events import Done, Event, Piece, Prefill, ToolCall
     from cpu_runtime.models import plan_for
     from cpu_runtime.sampling import SamplingParams
     from cpu_runtime.session import Session
 
-__all__ = ["Done", "Engine", "Event", "Piece", "Prefill", "SamplingParams", "Session", "plan_for"]
+__all__ = ["Done", "Engine", "Event", "Piece", "Prefill", "SamplingParams", "Session", "ToolCall", "plan_for"]
 
 _HOME = {
     "Done": "events",
@@ -34,6 +34,7 @@ _HOME = {
     "Prefill": "events",
     "SamplingParams": "sampling",
     "Session": "session",
+    "ToolCall": "events",
     "plan_for": "models",
 }
 

@@ -23,6 +23,7 @@ from quant.jit import set_threads
 
 if TYPE_CHECKING:
     from cpu_runtime.text.chat import Chat
+    from cpu_runtime.text.syntax import ChatSyntax
     from cpu_runtime.text.tokenizer import Tokenizer
 
 DEFAULT_CONTEXT = 32_768  # tokens; caches grow as they are used, so a wider window costs nothing until then
@@ -40,6 +41,7 @@ class Engine:
         self.model = model
         self.name = model.path.name
         self.config = model.config
+        self.syntax: ChatSyntax = family.chat
         self.vocab_size: int = config.vocab
         self.model_context: int = config.context
         self.context = min(DEFAULT_CONTEXT, config.context) if context is None else context
@@ -69,14 +71,14 @@ class Engine:
         """The model's tokenizer; read on first use, since logits of ids need none."""
         from cpu_runtime.text.tokenizer import Tokenizer
 
-        return Tokenizer.load(self.model.path)
+        return Tokenizer.load(self.model.path, self.syntax)
 
     @cached_property
     def chat(self) -> Chat:
         """The model's chat template over its tokenizer."""
         from cpu_runtime.text.chat import Chat
 
-        return Chat.load(self.model.path, self.tokenizer)
+        return Chat.load(self.model.path, self.tokenizer, self.syntax)
 
     @cached_property
     def defaults(self) -> SamplingParams:

@@ -1,12 +1,12 @@
-"""What happens while a model answers, in order: Prefill..., Piece..., Done."""
+"""What happens while a model answers, in order: Prefill..., Piece or ToolCall..., Done."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 Channel = Literal["reasoning", "content"]
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "tool_calls"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,15 @@ class Piece:
     text: str
     channel: Channel
     token_id: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """The model asks for a tool to be run; `arguments` are values that JSON can hold, `id` is what the result names."""
+
+    id: str
+    name: str
+    arguments: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +68,10 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The answer is complete: `token_ids` are all generated tokens, a stop token included; `seed` repeats the draw."""
+    """The answer is complete: `token_ids` are all generated tokens, a stop token included; `seed` repeats the draw.
+
+    The reason is "tool_calls" where the model ended its turn after calling a tool.
+    """
 
     finish_reason: FinishReason
     token_ids: list[int]
@@ -68,4 +80,4 @@ class Done:
     seed: int
 
 
-Event = Prefill | Piece | Done
+Event = Prefill | Piece | ToolCall | Done

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 
-from cpu_runtime.events import Done, Event, FinishReason, Piece, Prefill, Timings, Usage
+from cpu_runtime.events import Done, Event, FinishReason, Piece, Prefill, Timings, ToolCall, Usage
 from cpu_runtime.sampling import Sampler, SamplingParams
 from cpu_runtime.session import PREFILL_CHUNK, Session
-from cpu_runtime.text.channels import ChannelSplitter
+from cpu_runtime.text.channels import ChannelSplitter, Part
+from cpu_runtime.text.messages import checked_tools
 from cpu_runtime.text.stops import StopStrings
 from cpu_runtime.text.tokenizer import IdsOnly, StreamDecoder, Tokenizer
 
@@ -23,26 +25,29 @@ def generate(
     *,
     in_reasoning: bool,
     stable: int,
+    tools: Sequence[dict[str, Any]],
 ) -> Iterator[Event]:
     """The events of one answer; see `Session.generate`."""
     engine = session.engine
     engine.check(prompt_ids)
+    splitter = ChannelSplitter(in_reasoning, engine.syntax, checked_tools(tools))
     started = perf_counter()
     cached = session.sync(prompt_ids)
     hidden = yield from _prefill(session, prompt_ids, cached, stable)
     prefilled = perf_counter()
 
-    text = _TextStream(tokenizer, in_reasoning, params.stop)
+    text = _TextStream(tokenizer, splitter, params.stop)
     sampler = Sampler(params, engine.vocab_size)
     room = engine.context - len(prompt_ids)
     limit = room if params.max_tokens is None else min(params.max_tokens, room)
     new: list[int] = []
     finish_reason: FinishReason = "length"
+    ended = False  # by the model itself
     while len(new) < limit:
         token = sampler.next(engine.decoder.logits(hidden[-1:])[0], session.tokens)
         new.append(token)
         if token in tokenizer.stop_ids:
-            finish_reason = "stop"
+            finish_reason, ended = "stop", True
             break
         yield from text.feed(token)
         if text.stopped:
@@ -52,7 +57,7 @@ def generate(
             hidden = session.advance([token])
     yield from text.finish()
     yield Done(
-        finish_reason=finish_reason,
+        finish_reason="tool_calls" if ended and text.called else finish_reason,
         token_ids=new,
         usage=Usage(len(prompt_ids), cached, len(new), text.reasoning_tokens),
         timings=Timings(prefilled - started, perf_counter() - prefilled, len(prompt_ids) - cached, len(new)),
@@ -80,26 +85,32 @@ def _prefill(
 
 
 class _TextStream:
-    """Token ids in, pieces of reasoning and content out."""
+    """Token ids in, pieces of reasoning and content and tool calls out."""
 
-    def __init__(self, tokenizer: Tokenizer | IdsOnly, in_reasoning: bool, stops: Sequence[str]) -> None:
+    def __init__(self, tokenizer: Tokenizer | IdsOnly, splitter: ChannelSplitter, stops: Sequence[str]) -> None:
         self._decoder = StreamDecoder(tokenizer)
         self._stops = StopStrings(stops)
-        self._splitter = ChannelSplitter(in_reasoning)
-        self._in_reasoning = in_reasoning
+        self._splitter = splitter
         self.reasoning_tokens = 0
         self.stopped = False
+        self.called = False
 
-    def feed(self, token: int) -> Iterator[Piece]:
-        """The pieces that became certain with this token."""
+    def feed(self, token: int) -> Iterator[Event]:
+        """What became certain with this token."""
         shown, self.stopped = self._stops.feed(self._decoder.feed(token))
-        for channel, text in self._splitter.feed(shown):
-            self._in_reasoning = channel == "reasoning"
-            yield Piece(text, channel, token)
-        self.reasoning_tokens += self._in_reasoning
+        yield from self._events(self._splitter.feed(shown), token)
+        self.reasoning_tokens += self._splitter.in_reasoning
 
-    def finish(self) -> Iterator[Piece]:
+    def finish(self) -> Iterator[Event]:
         """What was held back until the end."""
         rest = "" if self.stopped else self._stops.feed(self._decoder.finish())[0] + self._stops.finish()
-        for channel, text in [*self._splitter.feed(rest), *self._splitter.finish()]:
-            yield Piece(text, channel, None)
+        yield from self._events([*self._splitter.feed(rest), *self._splitter.finish()], None)
+
+    def _events(self, parts: Iterable[Part], token: int | None) -> Iterator[Event]:
+        for part in parts:
+            if isinstance(part, ToolCall):
+                self.called = True
+                yield part
+            else:
+                channel, text = part
+                yield Piece(text, channel, token)

@@ -51,18 +51,26 @@ class Session:
         *,
         in_reasoning: bool = False,
         stable: int = 0,
+        tools: Sequence[dict[str, Any]] = (),
         tokenizer: Tokenizer | IdsOnly | None = None,
     ) -> Iterator[Event]:
         """Read the prompt and yield events until the answer ends; closing the iterator stops it.
 
         `in_reasoning` says that the prompt ends inside the model's thinking. `stable` is how many leading tokens of
-        this prompt the next one is expected to repeat. `tokenizer` is the model's own if not given.
+        this prompt the next one is expected to repeat. `tools` are those that the prompt offers: their schemas give the
+        arguments of calls their types. `tokenizer` is the model's own if not given.
         Raises ContextError, and UsageError for ids out of range.
         """
         from cpu_runtime.generate import generate
 
         return generate(
-            self, prompt_ids, params, tokenizer or self.engine.tokenizer, in_reasoning=in_reasoning, stable=stable
+            self,
+            prompt_ids,
+            params,
+            tokenizer or self.engine.tokenizer,
+            in_reasoning=in_reasoning,
+            stable=stable,
+            tools=tools,
         )
 
     def sync(self, prompt_ids: Sequence[int]) -> int:

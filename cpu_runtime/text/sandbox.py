@@ -49,6 +49,10 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self._deadline = monotonic() + LONGEST_RENDERING
         self._written = 0
 
+    def names(self, source: str) -> set[str]:
+        """Every variable that a template reads, its own included."""
+        return {name.name for name in self.parse(source).find_all(nodes.Name) if name.ctx == "load"}
+
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         """Parse, and put a check into every loop and every `~`."""
         tree = super()._parse(source, name, filename)

@@ -24,6 +24,7 @@ class ChatTemplate:
             raise CheckpointError(f"{name}: a chat template of {len(source)} characters")
         try:
             self._template = self._sandbox.from_string(source)
+            self._names = self._sandbox.names(source)
         except Exception as error:  # untrusted source: whatever the compiler says of it, the template is at fault
             line = getattr(error, "lineno", None)
             raise self._fault(f"line {line}: {error}" if line else str(error)) from error
@@ -45,6 +46,10 @@ class ChatTemplate:
         raise CheckpointError(
             f"{folder.name} has no chat template", hint="it may be a base model: moe run MODEL --tokens FILE.json"
         )
+
+    def reads(self, variable: str) -> bool:
+        """Whether the template looks at a variable of this name."""
+        return variable in self._names
 
     def render(self, **variables: Any) -> str:
         """The rendered text; raises UsageError with the template's own complaint, CheckpointError for a faulty one."""

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
 
-from cpu_runtime import Done, Engine, Piece, Prefill, SamplingParams, Session
+from cpu_runtime import Done, Engine, Event, Piece, Prefill, SamplingParams, Session, ToolCall
 from cpu_runtime.session import ContextError
 from quant.errors import UsageError
 from tests.conftest import DEMO, Quantized
+from tests.cpu_runtime.text.families import CALLS, WEATHER, WRITTEN
 
 GREEDY = SamplingParams(temperature=0, max_tokens=40)
 
@@ -37,6 +38,40 @@ def test_events_come_in_order(engine: Engine) -> None:
     text = "".join(e.text for e in events if isinstance(e, Piece) and e.channel == "content")
     assert engine.tokenizer.decode(events[-1].token_ids).endswith(text)
     assert events[-1].usage.completion_tokens == len(events[-1].token_ids)
+
+
+@pytest.fixture
+def script(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, bool], list[Event]]:
+    """script(text, ends): the events where the model says this text, and then ends its turn or goes on."""
+
+    def run(text: str, ends: bool) -> list[Event]:
+        said = iter(engine.tokenizer.encode(text) + [min(engine.tokenizer.stop_ids)] * ends)
+        monkeypatch.setattr("cpu_runtime.generate.Sampler.next", lambda *_: next(said))
+        limit = GREEDY.replace(max_tokens=None if ends else len(engine.tokenizer.encode(text)))
+        return list(engine.session().generate(ids(engine, "Hi"), limit, in_reasoning=True, tools=[WEATHER]))
+
+    return run
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_tool_calls(script: Callable[[str, bool], list[Event]], ends: bool) -> None:
+    events = script(f"Hm.\n</think>\n\nLet me look.\n\n{WRITTEN['qwen3_5_moe']}", ends)
+    calls = [event for event in events if isinstance(event, ToolCall)]
+    assert [(call.name, call.arguments) for call in calls] == CALLS
+    text = {"reasoning": "", "content": ""}
+    for event in events:
+        if isinstance(event, Piece):
+            text[event.channel] += event.text
+    assert text == {"reasoning": "Hm.", "content": "Let me look."}
+    assert isinstance(events[-1], Done)
+    assert events[-1].finish_reason == ("tool_calls" if ends else "length")
+
+
+def test_a_turn_without_a_whole_call(script: Callable[[str, bool], list[Event]]) -> None:
+    events = script("</think>" + WRITTEN["qwen3_5_moe"][:60], True)
+    assert "".join(e.text for e in events if isinstance(e, Piece)) == WRITTEN["qwen3_5_moe"][:60]
+    assert isinstance(events[-1], Done)
+    assert events[-1].finish_reason == "stop"
 
 
 def test_a_long_prompt_is_read_in_chunks_to_the_same_end(engine: Engine) -> None:

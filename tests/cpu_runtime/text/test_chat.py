@@ -6,15 +6,17 @@ from typing import Any
 import pytest
 
 from cpu_runtime.text.chat import Chat
+from cpu_runtime.text.syntax import ChatSyntax
 from cpu_runtime.text.tokenizer import Tokenizer
 from quant.errors import CheckpointError, UnsupportedError, UsageError
 from tests.checkpoints import change_json, copy_of_demo
 from tests.conftest import DEMO
+from tests.cpu_runtime.text.families import SYNTAXES
 
 
 @pytest.fixture(scope="module")
 def chat() -> Chat:
-    return Chat.load(DEMO, Tokenizer.load(DEMO))
+    return Chat.load(DEMO, Tokenizer.load(DEMO), SYNTAXES["qwen3_5_moe"])
 
 
 def user(content: Any) -> dict[str, Any]:
@@ -63,7 +65,7 @@ def test_what_is_missing_is_named(tmp_path: Path, file: str) -> None:
     folder = copy_of_demo(tmp_path / "m")
     (folder / file).unlink()
     with pytest.raises(CheckpointError, match=file.split(".")[0].replace("_", ".")):
-        Chat.load(folder, Tokenizer.load(folder))
+        Chat.load(folder, Tokenizer.load(folder), ChatSyntax())
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", "\x00"])
@@ -91,4 +93,4 @@ def test_the_template_is_found_in_older_places(tmp_path: Path) -> None:
     tokenizer = Tokenizer.load(folder)
     for value in (source, [{"name": "tool_use", "template": "no"}, {"name": "default", "template": source}]):
         change_json(folder / "tokenizer_config.json", chat_template=value)
-        assert Chat.load(folder, tokenizer).prompt([user("hi")]).in_reasoning
+        assert Chat.load(folder, tokenizer, ChatSyntax()).prompt([user("hi")]).in_reasoning

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from cpu_runtime.text.channels import ChannelSplitter
 from cpu_runtime.text.stops import StopStrings
+from cpu_runtime.text.syntax import ChatSyntax
 from cpu_runtime.text.tokenizer import StreamDecoder, Tokenizer
 from tests.conftest import DEMO
 
@@ -23,12 +24,10 @@ def pieces(text: str, cuts: list[int]) -> list[str]:
 
 
 def split(text: str, cuts: list[int], in_reasoning: bool) -> tuple[str, str]:
-    splitter, found = ChannelSplitter(in_reasoning), {"reasoning": "", "content": ""}
-    for piece in pieces(text, cuts):
-        for channel, part in splitter.feed(piece):
-            found[channel] += part
-    for channel, part in splitter.finish():
-        found[channel] += part
+    splitter, found = ChannelSplitter(in_reasoning, ChatSyntax()), {"reasoning": "", "content": ""}
+    for part in [p for piece in pieces(text, cuts) for p in splitter.feed(piece)] + splitter.finish():
+        assert isinstance(part, tuple)
+        found[part[0]] += part[1]
     return found["reasoning"], found["content"]
 
 
