@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from cli import output
 
 if TYPE_CHECKING:
-    from cpu_runtime.events import Done, Event, Prefill
+    from cpu_runtime.events import Done, Event, Prefill, ToolCall
 
 WARMING = "getting ready (the first time, kernels are compiled for this CPU)"
 
@@ -24,13 +25,22 @@ class Answer:
 
     text: str = ""
     reasoning: str = ""
+    tool_calls: list[ToolCall] = field(default_factory=list)
     done: Done | None = None
 
     @property
-    def message(self) -> dict[str, str]:
+    def message(self) -> dict[str, Any]:
         """As a message of the conversation."""
         thought = {"reasoning_content": self.reasoning} if self.reasoning else {}
-        return {"role": "assistant", "content": self.text, **thought}
+        calls = [
+            {
+                "id": call.id,
+                "type": "function",
+                "function": {"name": call.name, "arguments": _json(call.arguments)},
+            }
+            for call in self.tool_calls
+        ]
+        return {"role": "assistant", "content": self.text, **thought, **({"tool_calls": calls} if calls else {})}
 
     def to_json(self) -> dict[str, Any]:
         """As `moe run --json` prints it."""
@@ -39,6 +49,7 @@ class Answer:
         return {
             "text": self.text,
             "reasoning": self.reasoning,
+            "tool_calls": [{"id": c.id, "name": c.name, "arguments": c.arguments} for c in self.tool_calls],
             "token_ids": self.done.token_ids,
             "finish_reason": self.done.finish_reason,
             "usage": {name: getattr(usage, name) for name in usage.__slots__},
@@ -63,8 +74,8 @@ class Answer:
 
 
 def show(events: Iterator[Event], *, text: bool = True, thinking: bool = True) -> Answer:
-    """Print an answer while it comes, its thinking dimmed; with neither, only collect it."""
-    from cpu_runtime.events import Done, Piece, Prefill
+    """Print an answer while it comes, its thinking dimmed, each tool call on a line; with neither, only collect it."""
+    from cpu_runtime.events import Done, Piece, Prefill, ToolCall
 
     answer = Answer()
     with interruptible() as stopped:
@@ -81,14 +92,23 @@ def show(events: Iterator[Event], *, text: bool = True, thinking: bool = True) -
                 answer.text += event.text
                 if text:
                     output.write(event.text)
+            elif isinstance(event, ToolCall):
+                if text:
+                    begun = answer.text or answer.tool_calls or (thinking and answer.reasoning)
+                    output.write(f"{chr(10) if begun else ''}tool call: {event.name} {_json(event.arguments)}")
+                answer.tool_calls.append(event)
             elif isinstance(event, Done):
                 answer.done = event
             if stopped():
                 events.close()  # type: ignore[attr-defined]  # every stream of events is a generator
                 break
-    if text and (answer.text or (thinking and answer.reasoning)):
+    if text and (answer.text or answer.tool_calls or (thinking and answer.reasoning)):
         output.write("\n")
     return answer
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _show_prefill(event: Prefill) -> None:

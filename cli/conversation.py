@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cli.answer import Answer
@@ -17,10 +17,19 @@ if TYPE_CHECKING:
 class Conversation:
     """Messages to and fro; `last` is the latest answer."""
 
-    def __init__(self, engine: Engine, params: SamplingParams, *, system: str | None, thinking: bool | None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        params: SamplingParams,
+        *,
+        system: str | None,
+        thinking: bool | None,
+        tools: Sequence[dict[str, Any]] = (),
+    ) -> None:
         self.engine = engine
         self.params = params
         self.thinking = thinking
+        self.tools = tools
         self.messages: list[dict[str, Any]] = []
         self.last: Answer | None = None
         self._session = engine.session()
@@ -83,7 +92,7 @@ class Conversation:
         self.messages = list(messages)
 
     def _answer(self) -> Iterator[Event]:
-        prompt = self.engine.chat.prompt(self.messages, thinking=self.thinking)
+        prompt = self.engine.chat.prompt(self.messages, tools=self.tools, thinking=self.thinking)
         yield from self._session.generate(
-            prompt.ids, self.params, in_reasoning=prompt.in_reasoning, stable=prompt.stable
+            prompt.ids, self.params, in_reasoning=prompt.in_reasoning, stable=prompt.stable, tools=prompt.tools
         )

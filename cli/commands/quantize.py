@@ -30,6 +30,7 @@ def quantize(
     from cli import store
     from cli.names import is_path
     from cpu_runtime import plan_for
+    from cpu_runtime.text import tokenizer
     from quant.checkpoint import Checkpoint
     from quant.convert import convert
     from quant.preview import preview
@@ -44,8 +45,9 @@ def quantize(
         sizes = preview(checkpoint, plan, chosen)
         if not json:
             _show(sizes)
-        if not (folder / "tokenizer.json").is_file():
-            output.say(f"warning: {folder} has no tokenizer.json; the model will answer token ids only, not text")
+        if not tokenizer.find(folder):
+            files = " or ".join(tokenizer.FILES)
+            output.say(f"warning: {folder} has no {files}; the model will answer token ids only, not text")
         if not dry_run:
             with output.progress("quantizing", sizes.output_bytes) as advance:
                 convert(checkpoint, plan, chosen, target, source=origin, on_progress=lambda p: advance(p.done))

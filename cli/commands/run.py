@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,6 +24,7 @@ def run(
     prompt: Annotated[str | None, typer.Argument(help="The question; what comes on stdin is put before it.")] = None,
     json: options.Json = False,
     tokens: Annotated[Path | None, typer.Option("--tokens", help="A JSON list of ids in place of a prompt.")] = None,
+    tools: Annotated[Path | None, typer.Option("--tools", help="A JSON list of tools that the model may call.")] = None,
     system: options.System = None,
     think: options.Think = None,
     thinking: options.Thinking = False,
@@ -42,17 +43,23 @@ def run(
 ) -> None:
     """Answer one prompt on stdout and exit.
 
-    --json prints the answer with its tokens, usage and timings.
+    --json prints the answer with its tool calls, tokens, usage and timings.
+
+    Tools are described as in OpenAI's API. A call is shown, not carried out.
     """
     from cli import store
     from cli.answer import show, shows_thinking
     from cli.token_file import read_tokens
+    from cli.tools_file import read_tools
     from cpu_runtime import Engine
     from quant.errors import EXIT_INTERRUPTED, UsageError
 
     if tokens and prompt is not None:
         raise UsageError("--tokens takes the place of the prompt: give one of them")
+    if tokens and tools:
+        raise UsageError("--tools goes with a prompt, which --tokens takes the place of")
     ids = read_tokens(tokens) if tokens else None
+    offered = read_tools(tools) if tools else []
     question = None if ids else question_from(prompt)
     with Engine.open(store.find(model), threads=threads, context=ctx) as engine:
         with output.busy(WARMING):
@@ -67,7 +74,7 @@ def run(
             events = engine.session().generate(ids, params, tokenizer=_tokenizer(engine))
         else:
             assert question is not None
-            events = _ask(engine, question, params, system, think)
+            events = _ask(engine, question, params, system, think, offered)
         answer = show(events, text=not json, thinking=shows_thinking(thinking))
         if answer.done is None:
             raise typer.Exit(EXIT_INTERRUPTED)
@@ -78,20 +85,25 @@ def run(
 
 
 def _ask(
-    engine: Engine, question: str, params: SamplingParams, system: str | None, think: bool | None
+    engine: Engine,
+    question: str,
+    params: SamplingParams,
+    system: str | None,
+    think: bool | None,
+    tools: list[dict[str, Any]],
 ) -> Iterator[Event]:
     from cli.conversation import Conversation
 
-    return Conversation(engine, params, system=system, thinking=think).ask(question)
+    return Conversation(engine, params, system=system, thinking=think, tools=tools).ask(question)
 
 
 def _tokenizer(engine: Engine) -> Tokenizer | IdsOnly:
     """The model's; given ids, one that came without can still go on from them."""
-    from cpu_runtime.text.tokenizer import IdsOnly
+    from cpu_runtime.text.tokenizer import FILES, IdsOnly, find
 
-    if (engine.model.path / "tokenizer.json").exists():
+    if find(engine.model.path):
         return engine.tokenizer
-    output.say("the model has no tokenizer.json: the answer is ids only")
+    output.say(f"the model has no {' or '.join(FILES)}: the answer is ids only")
     return IdsOnly(engine.model.path)
 
 

@@ -9,11 +9,15 @@ from pathlib import Path
 import pytest
 
 from cli import sessions, slash
+from cli.answer import show
 from cli.conversation import Conversation
 from cli.repl import Repl
-from cpu_runtime import Engine, SamplingParams
+from cpu_runtime import Done, Engine, Piece, SamplingParams, ToolCall
+from cpu_runtime.events import Timings, Usage
+from cpu_runtime.text.chat import Chat
+from cpu_runtime.text.template import ChatTemplate
 from quant.errors import ModelNotFound, MoeError, UsageError
-from tests.conftest import DEMO, Quantized
+from tests.conftest import DEMO, FIXTURES, Quantized
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +123,31 @@ def test_every_command_is_in_the_help(repl: Repl, capsys: pytest.CaptureFixture[
     for leave in ("/bye", "/exit"):
         with pytest.raises(slash.Leave):
             repl.take(leave)
+
+
+def test_an_answer_that_calls_tools(engine: Engine, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done = Done("tool_calls", [1], Usage(1, 0, 1, 0), Timings(1, 1, 1, 1), 0)
+    calls = [ToolCall("a", "weather", {"city": "Zürich"}), ToolCall("b", "now", {})]
+    pieces = [Piece("Hm.", "reasoning", 1), Piece("Let me look.", "content", 1)]
+    answer = show(event for event in [*pieces, *calls, done])
+    assert capsys.readouterr().out == (
+        'Hm.\n\nLet me look.\ntool call: weather {"city": "Zürich"}\ntool call: now {}\n'
+    )
+    assert show((event for event in [calls[1], done]), thinking=False).text == ""
+    assert capsys.readouterr().out == "tool call: now {}\n"
+    assert answer.to_json()["tool_calls"] == [
+        {"id": "a", "name": "weather", "arguments": {"city": "Zürich"}},
+        {"id": "b", "name": "now", "arguments": {}},
+    ]
+
+    conversation = Conversation(engine, SamplingParams(), system=None, thinking=None)
+    conversation.messages.append({"role": "user", "content": "Weather?"})
+    conversation.keep(answer)
+    conversation.messages.append({"role": "tool", "tool_call_id": "a", "content": "snow"})
+    sessions.save("calls", "m", conversation.messages)
+    template = ChatTemplate((FIXTURES / "templates" / "qwen3_5_moe.jinja").read_text(), "t")
+    text = Chat(template, engine.tokenizer, engine.syntax).prompt(sessions.load("calls")).text
+    assert "<think>\nHm.\n</think>\n\nLet me look.\n\n<tool_call>\n<function=weather>" in text
 
 
 def test_control_codes_do_not_reach_a_terminal() -> None:

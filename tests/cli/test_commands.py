@@ -13,6 +13,7 @@ import pytest
 from tests.checkpoints import change_json, copy_of, copy_of_demo, header_of, write_safetensors
 from tests.command import check_error, moe
 from tests.conftest import DEMO, FIXTURES, ROOT, Quantized
+from tests.cpu_runtime.text.families import WEATHER
 
 TINY = FIXTURES / "qwen3_5_per_expert"
 
@@ -115,6 +116,38 @@ def test_missing_tokenizer(tmp_path: Path, home: Path) -> None:
     (tmp_path / "ids.json").write_text("[1, 2]")
     result = moe("run", "mute", "--tokens", tmp_path / "ids.json", "--json", "--max-tokens", "3", home=home)
     assert len(json.loads(result.stdout)["token_ids"]) == 3
+
+
+def test_a_tokenizer_of_ranks(tmp_path: Path, home: Path) -> None:
+    source = copy_of_demo(tmp_path / "demo")
+    (source / "tokenizer.json").unlink()
+    (source / "tiktoken.model").write_bytes(b"YQ== 0\nYg== 7\n")
+    made = moe("quantize", source, "--out", "ranks", home=home)
+    assert "warning" not in made.stderr
+    check_error(moe("run", "ranks", "hi", home=home), 6, "tiktoken.model, line 2", "expected rank 1")
+
+
+def test_tools(tmp_path: Path, quantized: Quantized, home: Path) -> None:
+    model, tools = copy_of(quantized(DEMO, "int4"), tmp_path / "m"), tmp_path / "tools.json"
+    for text in ("", "{}", "[]", "[3]", '[{"type": "function"}]', "[" * 100_000):
+        tools.write_text(text)
+        check_error(moe("run", model, "hi", "--tools", tools, home=home), 2, "tools.json")
+    tools.write_text(json.dumps([WEATHER]))
+    check_error(moe("run", model, "hi", "--tools", tools, home=home), 2, "takes no tools")
+    check_error(moe("run", model, "--tokens", tools, "--tools", tools, home=home), 2, "--tools", "--tokens")
+    template = (FIXTURES / "templates" / "qwen3_5_moe.jinja").read_text()
+    (model / "chat_template.jinja").write_text(template)
+    answer = moe("run", model, "hi", "--tools", tools, "--json", "--max-tokens", "3", home=home)
+    found = json.loads(answer.stdout)
+    assert found["tool_calls"] == []
+    assert found["usage"]["prompt_tokens"] > 100, "the tools are part of the prompt"
+
+
+def test_a_model_that_always_thinks(tmp_path: Path, quantized: Quantized, home: Path) -> None:
+    model = copy_of(quantized(DEMO, "int4"), tmp_path / "m")
+    (model / "chat_template.jinja").write_text("{{ messages[-1].content }}<think>\n")
+    check_error(moe("run", model, "hi", "--no-think", home=home), 2, "always thinks", "--no-think")
+    assert moe("run", model, "hi", "--max-tokens", "1", home=home).returncode == 0
 
 
 def test_hostile_template(tmp_path: Path, home: Path) -> None:
