@@ -18,10 +18,13 @@ from cpu_runtime.layers.moe import MLP, MoE, SigmoidRouter
 from cpu_runtime.layers.norm import RMSNorm
 from cpu_runtime.layers.rope import Frequencies, InterleavedRope
 from cpu_runtime.models.config import Keys, frequencies, multiple_of_16
+from cpu_runtime.text.syntax import ChatSyntax
+from cpu_runtime.text.tools import deepseek_fences
 from quant.container import QuantizedModel
 from quant.errors import CheckpointError
 from quant.plan import Dense, ExpertLayer, HeadSlice, Part, Plan
 
+chat = ChatSyntax(tools=deepseek_fences, switch="thinking", stops=("<｜end▁of▁sentence｜>",))
 LATENT_EPS = 1e-6  # of the norms inside latent attention: a default of the authors' code, whatever rms_norm_eps says
 
 

@@ -18,10 +18,18 @@ from cpu_runtime.layers.rope import InterleavedRope
 from cpu_runtime.layers.sparse_attention import Indexer, SparseLatentAttention
 from cpu_runtime.models import deepseek_v3
 from cpu_runtime.models.config import Keys
+from cpu_runtime.text.syntax import ChatSyntax
+from cpu_runtime.text.tools import glm_xml
 from quant.container import QuantizedModel
 from quant.errors import UnsupportedError
 from quant.plan import Dense, Plan
 
+chat = ChatSyntax(
+    tools=glm_xml,
+    switch="enable_thinking",
+    stops=("<|endoftext|>", "<|user|>", "<|observation|>"),
+    variables={"clear_thinking": True},
+)
 KEY_NORM_EPS = 1e-6  # of the indexer's LayerNorm; a constant of the reference
 
 

@@ -17,10 +17,13 @@ from cpu_runtime.layers.moe import MoE, SigmoidRouter
 from cpu_runtime.layers.norm import RMSNorm
 from cpu_runtime.layers.rope import Frequencies, HalfSplitRope
 from cpu_runtime.models.config import Keys, frequencies
+from cpu_runtime.text.syntax import ChatSyntax
+from cpu_runtime.text.tools import minimax_xml
 from quant.container import QuantizedModel
 from quant.errors import CheckpointError
 from quant.plan import Dense, ExpertLayer, Part, Plan
 
+chat = ChatSyntax(tools=minimax_xml, stops=("[e~[",))
 # The checkpoint's names of an expert's matrices.
 PARTS = {"gate": "w1", "up": "w3", "down": "w2"}
 
