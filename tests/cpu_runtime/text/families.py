@@ -5,24 +5,10 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from cpu_runtime import models
 from cpu_runtime.text.syntax import ChatSyntax
-from cpu_runtime.text.tools import deepseek_fences, glm_xml, kimi_sections, minimax_xml, qwen_xml
 
-SYNTAXES = {
-    "qwen3_5_moe": ChatSyntax(tools=qwen_xml, switch="enable_thinking", stops=("<|im_end|>", "<|endoftext|>")),
-    "glm_moe_dsa": ChatSyntax(
-        tools=glm_xml,
-        switch="enable_thinking",
-        stops=("<|endoftext|>", "<|user|>", "<|observation|>"),
-        variables={"clear_thinking": True},
-    ),
-    "kimi_k25": ChatSyntax(tools=kimi_sections, switch="thinking", stops=("<|im_end|>",)),
-    "minimax_m2": ChatSyntax(tools=minimax_xml, stops=("[e~[",)),
-    "deepseek_v3": ChatSyntax(tools=deepseek_fences, switch="thinking", stops=("<｜end▁of▁sentence｜>",)),
-}
-# What a family's file says counts, for those that have one.
-SYNTAXES |= {name: import_module(f"cpu_runtime.models.{name}").chat for name in models.families()}
+FAMILIES = ("qwen3_5_moe", "glm_moe_dsa", "kimi_k25", "minimax_m2", "deepseek_v3")
+SYNTAXES: dict[str, ChatSyntax] = {name: import_module(f"cpu_runtime.models.{name}").chat for name in FAMILIES}
 
 PARAMETERS = {
     "type": "object",
