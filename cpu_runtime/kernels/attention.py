@@ -10,19 +10,16 @@ from __future__ import annotations
 import numpy as np
 
 from cpu_runtime.kernels.exponential import exp
+from cpu_runtime.kernels.rows import TILE, dot_rows, mix_rows, padded, whole_blocks, widen
 from quant.jit import kernel, parallel_kernel, prange
 
 PAGE = 256  # positions
-_TILE = 32  # positions widened to float32 at once: 32 KB of keys of 256 numbers
 _GROUP = 4  # tokens that share a reading of a page
 _SHARE = 16  # query heads that share a reading of a page
 _PARTIAL_FLOATS = 4 << 20  # at most this many numbers (16 MB) wait to be joined, unless one token alone needs more
 _FLOAT16_MAX = np.float32(65504)
 _ZERO = np.float32(0)
 _MASKED = np.float32(-np.inf)
-# A float16 moved to a float32's place is 2**112 too small: the exponents' biases are 15 and 127.
-_SIGN, _MAGNITUDE, _REBIAS = np.uint32(0x8000), np.uint32(0x7FFF), np.float32(2.0**112)
-_SIGN_SHIFT, _SHIFT = np.uint32(16), np.uint32(13)
 
 
 def write_rows(rows: np.ndarray, start: int, pages: np.ndarray) -> None:
@@ -85,30 +82,29 @@ def _attend_pages(q, k_pages, v_pages, start, scale, answer, largest, total):
         first = page * PAGE
         seen = min(PAGE, start + last_token - first)
         if seen > 0:
-            # Rows are (token, query head) pairs, filled up to a multiple of 2: the products work on two at a time.
-            rows = (last_token - first_token) * n_heads
-            even = rows + rows % 2
-            queries = np.zeros((even, size), np.float32)
+            # Rows are (token, query head) pairs.
+            rows, value_size = (last_token - first_token) * n_heads, answer.shape[3]
+            queries = np.zeros((whole_blocks(rows), padded(size)), np.float32)
             for row in range(rows):
                 t, h = first_token + row // n_heads, first_head + row % n_heads
                 for i in range(size):
                     queries[row, i] = q[t, h, i] * scale
-            scores = np.empty((even, PAGE), np.float32)
-            mixed = np.zeros((even, answer.shape[3]), np.float32)
-            key_tile = np.empty((_TILE, size), np.float32)
-            for p in range(0, seen, _TILE):
-                widen(k_pages[page, kv_head, p : min(p + _TILE, seen)], key_tile)
-                dot_rows(queries, key_tile, scores[:, p : p + _TILE])
+            scores = np.zeros((queries.shape[0], PAGE), np.float32)
+            tile = np.empty((TILE, queries.shape[1]), np.float32)
+            for p in range(0, seen, TILE):
+                widen(k_pages[page, kv_head, p : min(p + TILE, seen)], size, tile)
+                dot_rows(queries, tile, scores, p)
             for row in range(rows):
                 t, h = first_token + row // n_heads, first_head + row % n_heads
                 visible = max(0, min(seen, start + t + 1 - first))
                 largest[t, h, page], total[t, h, page] = _exponentials(scores[row], visible)
-            value_tile = np.empty((_TILE, answer.shape[3]), np.float32)
-            for p in range(0, seen, _TILE):
-                widen(v_pages[page, kv_head, p : min(p + _TILE, seen)], value_tile)
-                _mix_rows(scores[:, p : p + _TILE], value_tile, mixed)
+            mixed = np.zeros((queries.shape[0], padded(value_size)), np.float32)
+            tile = np.empty((TILE, mixed.shape[1]), np.float32)
+            for p in range(0, seen, TILE):
+                widen(v_pages[page, kv_head, p : min(p + TILE, seen)], value_size, tile)
+                mix_rows(scores, p, tile, mixed)
             for row in range(rows):
-                answer[first_token + row // n_heads, first_head + row % n_heads, page] = mixed[row]
+                answer[first_token + row // n_heads, first_head + row % n_heads, page] = mixed[row, :value_size]
 
 
 @parallel_kernel
@@ -133,47 +129,6 @@ def _join(start, answer, largest, total, out):
 
 
 @kernel
-def widen(rows, tile):
-    """tile = the beginnings of the rows as float32; zeros below them.
-
-    Shapes: rows [n <= tile rows, at least d] f32, or u16 holding float16 · tile [TILE, d] f32
-    """
-    for r in range(rows.shape[0]):
-        for i in range(tile.shape[1]):
-            tile[r, i] = _as_float32(rows[r, i])
-    tile[rows.shape[0] :] = _ZERO
-
-
-@kernel
-def _as_float32(x):
-    """A float32 itself; a finite float16 from its 16 bits."""
-    if isinstance(x, np.float32):
-        return x
-    bits = np.uint32(x)
-    magnitude = np.float32(np.uint32((bits & _MAGNITUDE) << _SHIFT).view(np.float32) * _REBIAS)
-    return np.uint32(magnitude.view(np.uint32) | ((bits & _SIGN) << _SIGN_SHIFT)).view(np.float32)
-
-
-@kernel
-def dot_rows(queries, tile, scores):
-    """scores[r, p] = queries[r] . tile[p], two queries and two positions at a time to load each number less often.
-
-    Shapes: queries [even, d] f32 · tile [TILE, d] f32 · scores [even, TILE] f32
-    """
-    for r in range(0, queries.shape[0], 2):
-        a, b = queries[r], queries[r + 1]
-        for p in range(0, tile.shape[0], 2):
-            x, y = tile[p], tile[p + 1]
-            ax, ay, bx, by = _ZERO, _ZERO, _ZERO, _ZERO
-            for i in range(tile.shape[1]):
-                ax += a[i] * x[i]
-                ay += a[i] * y[i]
-                bx += b[i] * x[i]
-                by += b[i] * y[i]
-            scores[r, p], scores[r, p + 1], scores[r + 1, p], scores[r + 1, p + 1] = ax, ay, bx, by
-
-
-@kernel
 def _exponentials(scores, visible):
     """Replace the first `visible` scores by exp(score - largest) and the others by 0; return (largest, their sum)."""
     largest, total = _MASKED, _ZERO
@@ -184,20 +139,3 @@ def _exponentials(scores, visible):
         total += scores[p]
     scores[visible:] = _ZERO
     return largest, total
-
-
-@kernel
-def _mix_rows(weights, tile, mixed):
-    """mixed[r] += sum over p of weights[r, p] * tile[p], two rows and four positions at a time.
-
-    Shapes: weights [even, TILE] f32 · tile [TILE, d] f32 · mixed [even, d] f32
-    """
-    for r in range(0, mixed.shape[0], 2):
-        a, b = mixed[r], mixed[r + 1]
-        for p in range(0, tile.shape[0], 4):
-            x0, x1, x2, x3 = tile[p], tile[p + 1], tile[p + 2], tile[p + 3]
-            a0, a1, a2, a3 = weights[r, p], weights[r, p + 1], weights[r, p + 2], weights[r, p + 3]
-            b0, b1, b2, b3 = weights[r + 1, p], weights[r + 1, p + 1], weights[r + 1, p + 2], weights[r + 1, p + 3]
-            for i in range(tile.shape[1]):
-                a[i] += (a0 * x0[i] + a1 * x1[i]) + (a2 * x2[i] + a3 * x3[i])
-                b[i] += (b0 * x0[i] + b1 * x1[i]) + (b2 * x2[i] + b3 * x3[i])

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from cpu_runtime.kernels.attention import PAGE, dot_rows, widen
+from cpu_runtime.kernels.attention import PAGE
+from cpu_runtime.kernels.rows import TILE, dot_rows, padded, whole_blocks, widen
 from quant.jit import kernel, parallel_kernel, prange
 
-_TILE = 32  # positions widened to float32 at once
 _ZERO = np.float32(0)
 _TOP_BIT, _ALL_BITS = np.uint32(1 << 31), np.uint32(0xFFFFFFFF)
 
@@ -18,7 +18,7 @@ _TOP_BIT, _ALL_BITS = np.uint32(1 << 31), np.uint32(0xFFFFFFFF)
 def index_scores(q: np.ndarray, weights: np.ndarray, pages: np.ndarray, positions: int, out: np.ndarray) -> None:
     """out[t, s] = sum over heads of weights[t, h] * max(0, q[t, h] . keys[s]), for s < positions.
 
-    Shapes: q [T, H, d] f32, H even · weights [T, H] f32 · pages [P, 1, PAGE, d] f16 or f32 · out [T, positions] f32
+    Shapes: q [T, H, d] f32 · weights [T, H] f32 · pages [P, 1, PAGE, d] f16 or f32 · out [T, positions] f32
     """
     _index_scores(q, weights, pages.view(np.uint16) if pages.dtype == np.float16 else pages, positions, out)
 
@@ -26,16 +26,18 @@ def index_scores(q: np.ndarray, weights: np.ndarray, pages: np.ndarray, position
 @parallel_kernel
 def _index_scores(q, weights, pages, positions, out):
     tokens, heads, size = q.shape
+    queries = np.zeros((tokens, whole_blocks(heads), padded(size)), np.float32)
+    queries[:, :heads, :size] = q
     for item in prange((positions + PAGE - 1) // PAGE):
         first = item * PAGE
         seen = min(PAGE, positions - first)
-        tile = np.empty((_TILE, size), np.float32)
-        scores = np.empty((heads, _TILE), np.float32)
-        for p in range(0, seen, _TILE):
-            count = min(_TILE, seen - p)
-            widen(pages[item, 0, p : p + count], tile)
+        tile = np.empty((TILE, queries.shape[2]), np.float32)
+        scores = np.empty((queries.shape[1], TILE), np.float32)
+        for p in range(0, seen, TILE):
+            count = min(TILE, seen - p)
+            widen(pages[item, 0, p : p + count], size, tile)
             for t in range(tokens):
-                dot_rows(q[t], tile, scores)
+                dot_rows(queries[t], tile, scores, 0)
                 for s in range(count):
                     total = _ZERO
                     for h in range(heads):

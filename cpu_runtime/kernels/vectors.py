@@ -10,6 +10,7 @@ Numba has no arrays of 16-bit floats: kernels see them as `.view(np.uint16)`.
     splat_f32(x, n)    splat_i32(x, n)         n copies
     mul(x, y)  fma(x, y, z)                    x * y, and x * y + z rounded once where the CPU can
     to_f32(v)                                  each int as a float
+    sum_of(v)                                  the sum of all floats, halves first
     load_i8(a, i, n)                           n bytes
     spread(v)          splat4(a, i, n)         each byte 4 times; 4 bytes at a[i:], n times
     low_nibbles(v)     high_nibbles(v)         v & 15, v >> 4
@@ -47,6 +48,7 @@ from cpu_runtime.kernels.lowering import (
     call,
     constant,
     f16_to_f32,
+    part,
     vector,
 )
 from quant.jit import DISABLED, cpu_features
@@ -271,7 +273,21 @@ def to_f32(typing_context: Any, v: Any) -> Any:
     return _typed(to, (v,), lambda b, v: b.sitofp(v, to.llvm))
 
 
-_EXP_LOW, _EXP_HIGH = -87.33654, 88.37626  # outside, the result is 0 or the largest power of two
+def _sum_meaning(v: np.ndarray) -> np.float32:
+    while v.size > 1:
+        v = v[: v.size // 2] + v[v.size // 2 :]
+    return np.float32(v[0])
+
+
+@operation(_sum_meaning)
+def sum_of(typing_context: Any, v: Any) -> Any:
+    def build(b: ir.IRBuilder, v: ir.Value) -> ir.Value:
+        while v.type.count > 1:
+            n = v.type.count // 2
+            v = b.fadd(part(b, v, 0, n), part(b, v, n, n), flags=_EXACT)
+        return b.extract_element(v, I32(0))
+
+    return _typed(types.float32, (v,), build)
 
 
 # --- bytes ---

@@ -21,7 +21,7 @@ from cpu_runtime.models.config import Keys
 from cpu_runtime.text.syntax import ChatSyntax
 from cpu_runtime.text.tools import glm_xml
 from quant.container import QuantizedModel
-from quant.errors import UnsupportedError
+from quant.errors import CheckpointError, UnsupportedError
 from quant.plan import Dense, Plan
 
 chat = ChatSyntax(
@@ -55,10 +55,9 @@ def read(config: dict[str, Any]) -> Config:
         index_size=keys.size("index_head_dim"),
         index_top=keys.size("index_topk"),
     )
-    if c.index_heads % 2 or c.index_size < c.rotated:
-        raise UnsupportedError(
-            f"config.json: index_n_heads {c.index_heads} of index_head_dim {c.index_size}: this version runs even "
-            f"numbers of heads that hold the {c.rotated} rotated dimensions"
+    if c.index_size < c.rotated:
+        raise CheckpointError(
+            f"config.json: index_head_dim {c.index_size} can't hold the {c.rotated} rotated dimensions"
         )
     return c
 
