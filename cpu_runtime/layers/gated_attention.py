@@ -7,35 +7,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from cpu_runtime.caches.tokens import KVCache
-from cpu_runtime.kernels.attention import attend
 from cpu_runtime.kernels.delta import sigmoid_gate
-from cpu_runtime.layers.linear import Activations, Linear
-from cpu_runtime.layers.norm import RMSNorm
-from cpu_runtime.layers.rope import Rope
+from cpu_runtime.layers.grouped_attention import GroupedAttention
+from cpu_runtime.layers.linear import Activations
 
 
 @dataclass(frozen=True)
-class GatedAttention:
-    """softmax(q k / sqrt(d)) v * sigmoid(gate), then the output projection.
+class GatedAttention(GroupedAttention):
+    """What attention answers is multiplied by sigmoid(gate) before the output projection.
 
     The query projection gives 2d numbers a head, [query | gate] head by head; queries and keys are normed a head
-    at a time before the rotation. Query head h reads key/value head h // (H / K).
+    at a time before the rotation.
     """
-
-    q: Linear
-    k: Linear
-    v: Linear
-    o: Linear
-    q_norm: RMSNorm
-    k_norm: RMSNorm
-    rope: Rope
-    heads: int
-    kv_heads: int
-    head_size: int
-
-    def new_cache(self, context: int, dtype: np.dtype) -> KVCache:
-        """An empty cache for one session."""
-        return KVCache(self.kv_heads, self.head_size, context, dtype)
 
     def __call__(self, x: Activations, cache: KVCache) -> np.ndarray:
         """Shapes: x of T rows -> [T, D] f32; the cache grows by T tokens."""
@@ -44,11 +27,7 @@ class GatedAttention:
         query = self.q_norm(np.ascontiguousarray(query_gate[:, :, :d]).reshape(-1, d)).reshape(tokens, self.heads, d)
         key = self.k_norm(self.k(x).reshape(-1, d)).reshape(tokens, self.kv_heads, d)
         value = self.v(x).reshape(tokens, self.kv_heads, d)
-        self.rope(query, cache.length)
-        self.rope(key, cache.length)
-        start = cache.append(key, value)
-        mixed = np.empty((tokens, self.heads, d), np.float32)
-        attend(query, cache.keys.rows, cache.values.rows, start, np.float32(d**-0.5), mixed)
+        mixed = self.mix(query, key, value, cache)
         gated = np.empty_like(mixed)
         sigmoid_gate(mixed, query_gate[:, :, d:], gated)
         return self.o(Activations(gated.reshape(tokens, self.heads * d)))

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from cpu_runtime.experts.store import ExpertStore
-from cpu_runtime.layers.attention import WideNormAttention
 from cpu_runtime.layers.decoder import Block, Decoder
 from cpu_runtime.layers.linear import Embedding, Linear
 from cpu_runtime.layers.moe import MoE, SigmoidRouter
 from cpu_runtime.layers.norm import RMSNorm
 from cpu_runtime.layers.rope import Frequencies, HalfSplitRope
+from cpu_runtime.layers.wide_norm_attention import WideNormAttention
 from cpu_runtime.models.config import Keys, frequencies
 from cpu_runtime.text.syntax import ChatSyntax
 from cpu_runtime.text.tools import minimax_xml

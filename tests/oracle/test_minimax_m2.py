@@ -9,9 +9,9 @@ import pytest
 
 from cpu_runtime.kernels.rope import rotate_interleaved
 from cpu_runtime.layers import rope
-from cpu_runtime.layers.attention import WideNormAttention
 from cpu_runtime.layers.decoder import Decoder
 from cpu_runtime.layers.moe import MoE
+from cpu_runtime.layers.wide_norm_attention import WideNormAttention
 from tests.conftest import Quantized
 from tests.recordings import Mistake, change, mistake_error, mixers
 
