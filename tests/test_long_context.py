@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from cpu_runtime import Engine
+from cpu_runtime.caches.pages import Pages
+from quant.errors import ResourceError
 from tests.long_context import own_memory, with_past
 from tests.published import PUBLISHED
 from tests.synth import write_model
@@ -38,6 +40,11 @@ def test_memory_of_a_long_context(tmp_path: Path, name: str) -> None:
                 assert full == pytest.approx(formula, rel=0.05)
                 assert grown == pytest.approx(formula, rel=0.05)
             del session
+
+
+def test_a_window_that_can_not_be_reserved_is_an_error() -> None:
+    with pytest.raises(ResourceError, match="window of 1073741824 tokens"):
+        Pages(1 << 20, 1 << 20, 1 << 30, np.dtype(np.float16))
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's accounting")

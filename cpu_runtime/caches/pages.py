@@ -8,6 +8,7 @@ from math import prod
 import numpy as np
 
 from cpu_runtime.kernels.attention import PAGE, write_rows
+from quant.errors import ResourceError
 
 
 class Pages:
@@ -52,5 +53,11 @@ class Pages:
 def _reserved(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """Zeros, straight from the operating system: an allocator may hand out memory that it has to clear."""
     size = prod(shape) * dtype.itemsize
-    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    try:
+        memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except (OSError, OverflowError) as error:
+        raise ResourceError(
+            f"a window of {shape[0] * PAGE} tokens needs {size / 1e9:.1f} GB for one layer, which can't be reserved",
+            hint="choose a smaller --ctx",
+        ) from error
     return np.frombuffer(memory, dtype).reshape(shape)
