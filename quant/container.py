@@ -26,14 +26,25 @@ AGAIN = "quantize it again, or pull it again if it came ready-made"
 class ExpertRecords:
     """A layer's experts: records [E, record_bytes] u8, mapped; each holds `parts` at their offsets.
 
-    `mapping` and `offset` say which bytes of which map the records are, for advice to the operating system.
+    `mapping` and `offset` say which bytes of which map the records are, for advice to the operating system; `path` and
+    `offset` where to read them without the map. `crc32` has the checksum of each.
     """
 
     layer: int
     records: np.ndarray
     parts: dict[str, RecordPart]
     mapping: mmap.mmap
+    path: Path
     offset: int
+    crc32: list[int]
+
+    def check(self, expert: int, record: np.ndarray) -> None:
+        """Raise CheckpointError unless `record` [record_bytes] u8 is what was written for this expert."""
+        if zlib.crc32(record.data) != self.crc32[expert]:
+            raise CheckpointError(
+                f"{self.path.name}: expert {expert} of layer {self.layer} is damaged: its checksum differs",
+                hint=f"moe show --verify lists everything that is damaged; {AGAIN}",
+            )
 
 
 class QuantizedModel:
@@ -114,7 +125,10 @@ class QuantizedModel:
             raise CheckpointError(f"{MANIFEST}: experts of layer {layer}: {error}", hint=AGAIN) from error
         if any(part.offset + part.bytes > shape[1] for part in parts.values()):
             raise CheckpointError(f"{MANIFEST}: experts of layer {layer} reach beyond their record", hint=AGAIN)
-        return ExpertRecords(layer, self._bytes(info).reshape(shape), parts, self._map(info.file), info.offset)
+        if len(entry["crc32"]) != shape[0]:
+            raise CheckpointError(f"{MANIFEST}: not a checksum for each of layer {layer}'s experts", hint=AGAIN)
+        records = self._bytes(info).reshape(shape)
+        return ExpertRecords(layer, records, parts, self._map(info.file), info.file, info.offset, entry["crc32"])
 
     def _bytes(self, info: TensorInfo) -> np.ndarray:
         return np.frombuffer(self._map(info.file), np.uint8, info.bytes, info.offset)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import mmap
+from collections.abc import Iterator
 
 import numpy as np
 
+from cpu_runtime.experts.store import Group
 from quant.container import ExpertRecords, QuantizedModel
 
 
@@ -14,12 +16,13 @@ class MappedExperts:
 
     Pages are asked for a whole record at a time: a page fault for each 4 KiB of a record costs three times as much
     as one request for all of it, and the file is otherwise marked random so that a fault does not drag in the
-    neighbouring expert that nobody asked for.
+    neighbouring expert that nobody asked for. With `verify` a record's checksum is compared the first time.
     """
 
-    def __init__(self, model: QuantizedModel) -> None:
+    def __init__(self, model: QuantizedModel, *, verify: bool = False) -> None:
         self._layers = {layer: model.expert_layer(layer) for layer in model.expert_layers}
         self._asked = {layer: np.zeros(r.records.shape[0], bool) for layer, r in self._layers.items()}
+        self._verify = verify
         for records in self._layers.values():
             _advise(records, "MADV_RANDOM", 0, records.records.nbytes)
 
@@ -27,14 +30,21 @@ class MappedExperts:
         """How the layer's records are laid out."""
         return self._layers[layer]
 
-    def fetch(self, layer: int, experts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The whole mapping, and each expert's own number as its slot."""
+    def fetch(self, layer: int, experts: np.ndarray) -> Iterator[Group]:
+        """One group: the whole mapping, and each expert's own number as its slot."""
         mapped, asked = self._layers[layer], self._asked[layer]
-        for expert in experts[~asked[experts]]:
+        new = experts[~asked[experts]]
+        for expert in new:
             size = mapped.records.shape[1]
             _advise(mapped, "MADV_WILLNEED", int(expert) * size, size)
-        asked[experts] = True
-        return mapped.records, experts
+        if self._verify:
+            for expert in new.tolist():
+                mapped.check(expert, mapped.records[expert])
+        asked[new] = True
+        return iter((Group(mapped.records, np.arange(experts.size, dtype=np.int32), experts),))
+
+    def close(self) -> None:
+        """Nothing is held that the model does not hold."""
 
 
 def _advise(mapped: ExpertRecords, advice: str, start: int, size: int) -> None:

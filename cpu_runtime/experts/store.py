@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from quant.container import ExpertRecords
+
+
+class Group(NamedTuple):
+    """Experts within reach of a kernel: `members` says which of the asked ones, `slots` the row each is in.
+
+    Shapes: records [n, at least record_bytes] u8 · members, slots [G] i32
+    """
+
+    records: np.ndarray
+    members: np.ndarray
+    slots: np.ndarray
 
 
 class ExpertStore(Protocol):
@@ -16,9 +28,13 @@ class ExpertStore(Protocol):
         """How the layer's records are laid out."""
         ...
 
-    def fetch(self, layer: int, experts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(slots, where): records as u8 [n, record_bytes], and for each asked expert the row it is in.
+    def fetch(self, layer: int, experts: np.ndarray) -> Iterator[Group]:
+        """Begin to bring in the experts, [A] i32 and distinct; each comes in one group, as soon as it is there.
 
-        Shapes: experts [A] i32, distinct -> where [A] i32. Valid until the next fetch.
+        A group is valid until the next one is asked for. Raises CheckpointError where a record can't be read.
         """
+        ...
+
+    def close(self) -> None:
+        """Let go of threads and memory."""
         ...

@@ -7,10 +7,11 @@ from typing import Protocol
 
 import numpy as np
 
-from cpu_runtime.experts.store import ExpertStore
+from cpu_runtime.experts.store import ExpertStore, Group
 from cpu_runtime.kernels.experts import grouped_matmul, swiglu, weighted_sum
 from cpu_runtime.kernels.router import sigmoid_top_k, softmax_top_k
 from cpu_runtime.layers.linear import Activations, Linear, padded
+from quant.layout import RecordPart
 
 
 class Router(Protocol):
@@ -115,28 +116,56 @@ def routed(store: ExpertStore, layer: int, x: Activations, experts: np.ndarray, 
     Shapes: experts [T, A] i32, weights [T, A] f32 -> [T, D] f32.
     """
     distinct, which = np.unique(experts, return_inverse=True)
-    records, slots = store.fetch(layer, distinct)
+    which = which.ravel()
     parts = store.records(layer).parts
-
-    # The T * A pairs of a token and one of its experts, those of one expert side by side.
-    order = np.argsort(which.ravel(), kind="stable")
-    starts = np.searchsorted(which.ravel()[order], np.arange(distinct.size + 1)).astype(np.int32)
-    tokens = (order // experts.shape[1]).astype(np.int32)
-
-    def product(name: str, inputs: Activations, rows_of: np.ndarray) -> np.ndarray:
-        part = parts[name]
-        out = np.zeros((rows_of.size, padded(part.rows)), np.float32)
-        arrays = inputs.for_format(part.format.id)
-        grouped_matmul(part.format.id, records, part.offset, part.rows, slots, starts, *arrays, rows_of, out)
-        return out
-
-    hidden = product("gate", x, tokens)
-    swiglu(hidden, product("up", x, tokens), hidden)
-    pairs = np.arange(tokens.size, dtype=np.int32)
-    answers = product("down", Activations(hidden), pairs)
-
-    places = np.empty_like(pairs)
-    places[order] = pairs
+    answers = np.empty((which.size, padded(parts["down"].rows)), np.float32)
+    places = np.empty(which.size, np.int32)
+    done = 0
+    # A pair of a token and one of its experts has the same answer in whatever group it is computed.
+    for group in store.fetch(layer, distinct):
+        order, starts = _pairs(which, distinct.size, group.members)
+        product = _Product(group, parts, starts)
+        tokens = (order // experts.shape[1]).astype(np.int32)
+        hidden = product("gate", x, tokens)
+        swiglu(hidden, product("up", x, tokens), hidden)
+        pairs = np.arange(order.size, dtype=np.int32)
+        product("down", Activations(hidden), pairs, answers[done : done + order.size])
+        places[order] = pairs + np.int32(done)
+        done += order.size
     out = np.empty((experts.shape[0], parts["down"].rows), np.float32)
     weighted_sum(answers, places.reshape(experts.shape), weights, out)
     return out
+
+
+def _pairs(which: np.ndarray, distinct: int, members: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(pairs of the member experts, those of one expert side by side; where each expert's begin, and the end).
+
+    Shapes: which [P], each pair's expert · members [G] -> [at most P] i64, [G + 1] i32
+    """
+    rank = np.full(distinct, members.size)
+    rank[members] = np.arange(members.size)
+    ranks = rank[which]
+    order = np.argsort(ranks, kind="stable")
+    starts = np.searchsorted(ranks[order], np.arange(members.size + 1)).astype(np.int32)
+    return order[: starts[-1]], starts
+
+
+@dataclass(frozen=True)
+class _Product:
+    """A group's experts times activations."""
+
+    group: Group
+    parts: dict[str, RecordPart]
+    starts: np.ndarray
+
+    def __call__(
+        self, name: str, inputs: Activations, rows_of: np.ndarray, out: np.ndarray | None = None
+    ) -> np.ndarray:
+        """One matrix of each expert, for the rows of the inputs that its pairs stand for: [P, at least rows] f32."""
+        part = self.parts[name]
+        if out is None:
+            out = np.zeros((rows_of.size, padded(part.rows)), np.float32)
+        records, _, slots = self.group
+        arrays = inputs.for_format(part.format.id)
+        grouped_matmul(part.format.id, records, part.offset, part.rows, slots, self.starts, *arrays, rows_of, out)
+        return out

@@ -64,7 +64,8 @@ def test_a_token_brings_in_its_experts_alone(
 def test_the_store_hands_out_records_in_place(quantized: Quantized) -> None:
     model = open_model(quantized(DEMO, "int4"))
     store = MappedExperts(model)
-    records, slots = store.fetch(3, np.array([7, 2], np.int32))
+    ((records, members, slots),) = store.fetch(3, np.array([7, 2], np.int32))
+    assert members.tolist() == [0, 1]
     assert np.array_equal(records[slots[0]], model.expert_layer(3).records[7])
     assert not records.flags.writeable
     assert not records.flags.owndata

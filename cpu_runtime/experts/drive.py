@@ -1,0 +1,92 @@
+"""How a drive likes to be read: directly, or through the operating system's cache."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Executor
+from time import perf_counter
+
+import numpy as np
+
+from cpu_runtime.experts.arena import Arena
+from cpu_runtime.experts.record_file import RecordFile
+from quant.container import ExpertRecords
+from quant.errors import CheckpointError
+
+_SAMPLE = 32 << 20  # bytes read in either way
+_MARGIN = 1.25  # direct reads leave memory and processors alone: buffered ones must be faster by this
+
+
+def open_files(layers: Iterable[ExpertRecords], pool: Executor, arena: Arena) -> dict[int, RecordFile]:
+    """Every layer's file, opened for the kind of reading that its drive is found to be better at.
+
+    The arena is scribbled over. Raises CheckpointError where a file can't be read in either way.
+    """
+    layers = list(layers)
+    try:
+        direct = _open(layers, direct=True)
+    except OSError:
+        return _opened_buffered(layers)
+    buffered = _opened_buffered(layers)
+    chosen, other = (direct, buffered) if _direct_is_better(direct, buffered, pool, arena) else (buffered, direct)
+    for file in other.values():
+        file.close()
+    return chosen
+
+
+def _open(layers: Sequence[ExpertRecords], *, direct: bool) -> dict[int, RecordFile]:
+    files: dict[int, RecordFile] = {}
+    try:
+        for layer in layers:
+            files[layer.layer] = RecordFile(layer, direct=direct)
+    except OSError:
+        for file in files.values():
+            file.close()
+        raise
+    return files
+
+
+def _opened_buffered(layers: Sequence[ExpertRecords]) -> dict[int, RecordFile]:
+    try:
+        return _open(layers, direct=False)
+    except OSError as error:
+        raise CheckpointError(f"{error.filename}: {error.strerror or error}") from error
+
+
+def _direct_is_better(
+    direct: dict[int, RecordFile], buffered: dict[int, RecordFile], pool: Executor, arena: Arena
+) -> bool:
+    """Read other records in either way, spread over the model, and compare the seconds."""
+    experts = [(n, e) for n, file in direct.items() for e in range(file.layer.records.shape[0])]
+    size = max(file.record_bytes for file in direct.values())
+    count = max(1, min(_SAMPLE // size, len(experts) // 2, len(arena.records)))
+    sample = [experts[i] for i in np.linspace(0, len(experts) - 1, 2 * count).astype(int)]
+    try:
+        fast = _seconds(direct, sample[::2], pool, arena)
+    except CheckpointError:  # some file systems refuse at the first read; a damaged one will refuse buffered, too
+        return False
+    for number, expert in sample[1::2]:
+        _forget(buffered[number], expert)
+    return fast <= _MARGIN * _seconds(buffered, sample[1::2], pool, arena)
+
+
+def _seconds(files: dict[int, RecordFile], sample: list[tuple[int, int]], pool: Executor, arena: Arena) -> float:
+    def read(slot: int) -> None:
+        number, expert = sample[slot]
+        files[number].read(expert, arena.slot(slot, files[number].record_bytes))
+
+    start = perf_counter()
+    list(pool.map(read, range(len(sample))))
+    return perf_counter() - start
+
+
+def _forget(file: RecordFile, expert: int) -> None:
+    """Take a record out of the operating system's cache, so that reading it tells how fast the drive is."""
+    if hasattr(os, "posix_fadvise"):
+        descriptor = os.open(file.layer.path, os.O_RDONLY)
+        try:
+            at = file.layer.offset + expert * file.record_bytes
+            os.posix_fadvise(descriptor, at, file.record_bytes, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,304 @@
+"""Streamed experts: the same bits as mapped ones whatever there is room for, and loud where a record can't be had."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cpu_runtime import Engine
+from cpu_runtime.experts import drive
+from cpu_runtime.experts.arena import Arena
+from cpu_runtime.experts.mapped import MappedExperts
+from cpu_runtime.experts.record_file import RecordFile
+from cpu_runtime.experts.streamed import StreamedExperts
+from cpu_runtime.layers.moe import MoE
+from quant.container import QuantizedModel, open_model
+from quant.errors import CheckpointError
+from quant.layout import PAGE
+from tests.checkpoints import copy_of
+from tests.conftest import DEMO, FIXTURES, Quantized
+
+IDS = np.random.default_rng(3).integers(0, 100, 40).tolist()
+
+
+@pytest.fixture
+def model(quantized: Quantized) -> QuantizedModel:
+    return open_model(quantized(DEMO, "int4"))
+
+
+def readers() -> list[str]:
+    """Threads that read records."""
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("moe-read")]
+
+
+def fetched(store: Any, layer: int, experts: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+    """Each asked expert's number and record, in the order of their coming."""
+    size = store.records(layer).records.shape[1]
+    for records, members, slots in store.fetch(layer, np.array(experts, np.int32)):
+        for member, slot in zip(members.tolist(), slots.tolist(), strict=True):
+            yield experts[member], records[slot, :size]
+
+
+def replace_store(engine: Engine, store: StreamedExperts) -> None:
+    """Let every layer fetch from another store."""
+    blocks = [
+        replace(block, feed_forward=replace(block.feed_forward, store=store))
+        if isinstance(block.feed_forward, MoE)
+        else block
+        for block in engine.decoder.blocks
+    ]
+    engine.decoder = replace(engine.decoder, blocks=blocks)
+
+
+def logits(engine: Engine) -> np.ndarray:
+    """Of a prompt at once, then of tokens one by one."""
+    session = engine.session()
+    rows = [session.advance(IDS[:24]), *(session.advance([token]) for token in IDS[24:])]
+    return engine.decoder.logits(np.concatenate(rows))
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "recipe"),
+    [(DEMO, "int4"), (FIXTURES / "deepseek_v3_fp8", "int8"), (FIXTURES / "qwen3_5_fused", "bf16")],
+    ids=lambda value: value if isinstance(value, str) else value.name,
+)
+def test_every_number_of_slots_gives_the_same_bits(quantized: Quantized, checkpoint: Path, recipe: str) -> None:
+    folder = quantized(checkpoint, recipe)
+    with Engine.open(folder) as engine:
+        expected = logits(engine)
+        all_of_them = sum(engine.model.expert_layer(n).records.shape[0] for n in engine.model.expert_layers)
+        for slots in sorted({1, 2, 3, 7, all_of_them // 2, all_of_them}):
+            store = StreamedExperts(engine.model, slots)
+            replace_store(engine, store)
+            assert np.array_equal(logits(engine), expected), slots
+            counted = store.statistics
+            if slots == all_of_them:  # each is read once at most
+                assert counted.bytes_read <= slots * store.records(engine.model.expert_layers[0]).records.shape[1]
+                assert counted.hits > counted.misses
+            store.close()
+
+
+def test_what_was_used_last_is_kept(model: QuantizedModel) -> None:
+    store = StreamedExperts(model, 3)
+    for layer, experts, misses in [
+        (0, [1, 2, 3], 3),
+        (0, [1], 3),  # is there
+        (1, [1], 4),  # another layer's; takes the place of 2
+        (0, [3, 1], 4),
+        (0, [2], 5),
+        (1, [1], 6),  # was the one not used for longest
+        (0, [1, 2], 6),
+    ]:
+        assert sorted(expert for expert, _ in fetched(store, layer, experts)) == sorted(experts)
+        assert store.statistics.misses == misses
+    assert store.statistics.hits == 5
+    assert store.statistics.bytes_read == 6 * store.records(0).records.shape[1]
+    store.close()
+
+
+def test_one_group_where_everything_is_there_and_hits_come_first(model: QuantizedModel) -> None:
+    store = StreamedExperts(model, 8)
+    list(fetched(store, 2, [5, 1, 4]))
+    (group,) = store.fetch(2, np.array([1, 4, 5], np.int32))
+    assert group.members.tolist() == [0, 1, 2]
+    first, *_ = store.fetch(2, np.array([0, 1, 2, 5], np.int32))
+    assert first.members.tolist() == [1, 3]
+    store.close()
+
+
+@pytest.mark.parametrize("slots", [1, 5, 9])
+def test_random_calls_from_many_threads_at_once(model: QuantizedModel, slots: int) -> None:
+    mapped = MappedExperts(model)
+    faults: list[str] = []
+
+    def work(seed: int) -> None:
+        random, store = np.random.default_rng(seed), StreamedExperts(model, slots, verify=True)
+        for _ in range(150):
+            layer = int(random.choice(model.expert_layers))
+            count = mapped.records(layer).records.shape[0]
+            experts = random.permutation(count)[: random.integers(1, count)].tolist()
+            broken_off = random.integers(0, len(experts)) if random.random() < 0.2 else len(experts)
+            come = []
+            for expert, record in fetched(store, layer, experts):
+                come.append(expert)
+                if not np.array_equal(record, mapped.records(layer).records[expert]):
+                    faults.append(f"{seed}: expert {expert} of layer {layer}")
+                if len(come) == broken_off:
+                    break
+            else:
+                if sorted(come) != sorted(experts):
+                    faults.append(f"{seed}: asked for {experts}, got {come}")
+        store.close()
+
+    workers = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert not faults
+    assert not readers()
+
+
+# --- what goes wrong ---
+
+
+def broken_read(monkeypatch: pytest.MonkeyPatch, fault: str, at: int) -> None:
+    """The `at`-th read from now on, counted from 0, fails or comes short."""
+    count, read, lock = iter(range(10**9)), os.preadv, threading.Lock()
+
+    def preadv(descriptor: int, buffers: Any, offset: int) -> int:
+        with lock:
+            now = next(count)
+        if now != at:
+            return read(descriptor, buffers, offset)
+        if fault == "error":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        buffers[0][:] = b"\xa5" * len(buffers[0])  # bytes came, but not all of them
+        return {"short": 100, "nothing": 0}[fault]
+
+    monkeypatch.setattr(os, "preadv", preadv)
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"), [("error", "Input/output error"), ("short", "100 of"), ("nothing", "0 of")]
+)
+def test_a_failed_read_in_the_middle_of_decoding(
+    quantized: Quantized, monkeypatch: pytest.MonkeyPatch, fault: str, words: str
+) -> None:
+    monkeypatch.setattr(drive, "_seconds", lambda *_: 1.0)  # no slower: direct, where it works at all
+    with Engine.open(quantized(DEMO, "int4")) as engine:
+        expected = logits(engine)
+        store = StreamedExperts(engine.model, 12)
+        replace_store(engine, store)
+        session = engine.session()
+        session.advance(IDS[:24])
+        if not store.direct:
+            pytest.skip("no direct reads here; a buffered one may go on from anywhere")
+        with monkeypatch.context() as patch:
+            broken_read(patch, fault, 17)
+            with pytest.raises(CheckpointError, match=rf"experts-\d+.safetensors: expert \d+ of layer \d+: {words}"):
+                for token in IDS[24:]:
+                    session.advance([token])
+            assert session.tokens == []  # half a token is none
+        assert np.array_equal(logits(engine), expected)  # what was not read whole is not taken for whole
+        store.close()
+    assert CheckpointError.exit_code == 6
+
+
+def test_a_slot_that_could_not_be_filled_is_read_again(model: QuantizedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = StreamedExperts(model, 4)
+    with monkeypatch.context() as patch:
+        broken_read(patch, "error", 1)
+        with pytest.raises(CheckpointError):
+            list(fetched(store, 0, [0, 1, 2, 3]))
+    found = dict(fetched(store, 0, [0, 1, 2, 3]))
+    mapped = model.expert_layer(0).records
+    assert all(np.array_equal(found[expert], mapped[expert]) for expert in range(4))
+    store.close()
+
+
+def damaged(quantized: Quantized, tmp_path: Path) -> Path:
+    """A copy of the demo model with one bit of one record of layer 1 changed."""
+    folder = copy_of(quantized(DEMO, "int4"), tmp_path / "damaged")
+    layer = open_model(folder).expert_layer(1)
+    with layer.path.open("r+b") as file:
+        at = layer.offset + 3 * layer.records.shape[1] + 200
+        file.seek(at)
+        byte = file.read(1)[0]
+        file.seek(at)
+        file.write(bytes([byte ^ 1]))
+    return folder
+
+
+@pytest.mark.parametrize("store", [StreamedExperts, MappedExperts])
+def test_a_checksum_is_compared_where_asked(quantized: Quantized, tmp_path: Path, store: Any) -> None:
+    model = open_model(damaged(quantized, tmp_path))
+    room = (8,) if store is StreamedExperts else ()
+    trusting, careful = store(model, *room), store(model, *room, verify=True)
+    list(fetched(trusting, 1, [2, 3]))
+    list(fetched(careful, 1, [2, 4]))
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match=r"experts-001.safetensors: expert 3 of layer 1 is damaged"):
+            list(fetched(careful, 1, [2, 3]))
+    trusting.close()
+    careful.close()
+
+
+def test_buffered_where_direct_reads_are_refused(
+    quantized: Quantized, model: QuantizedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = os.open
+
+    def refusing(path: Any, flags: int, *rest: Any) -> int:
+        if flags & getattr(os, "O_DIRECT", 0):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return opened(path, flags, *rest)
+
+    monkeypatch.setattr(os, "open", refusing)
+    store = StreamedExperts(model, 4)
+    assert not store.direct
+    (found,) = fetched(store, 0, [5])
+    assert np.array_equal(found[1], model.expert_layer(0).records[5])
+    store.close()
+
+
+@pytest.mark.parametrize("slower", [True, False])
+def test_the_faster_way_to_read_is_taken(model: QuantizedModel, monkeypatch: pytest.MonkeyPatch, slower: bool) -> None:
+    monkeypatch.setattr(drive, "_seconds", lambda files, *rest: 2.0 if files[0].direct == slower else 1.0)
+    if not _direct_works(model):
+        pytest.skip("no direct reads here")
+    store = StreamedExperts(model, 4)
+    assert store.direct != slower
+    store.close()
+
+
+def _direct_works(model: QuantizedModel) -> bool:
+    try:
+        RecordFile(model.expert_layer(0), direct=True).close()
+    except OSError:
+        return False
+    return True
+
+
+# --- what is left behind ---
+
+
+def test_nothing_is_left_behind(model: QuantizedModel) -> None:
+    def descriptors() -> int:
+        return len(os.listdir("/dev/fd"))
+
+    StreamedExperts(model, 8).close()  # and the model has mapped its files
+    before = descriptors()
+    for _ in range(30):
+        store = StreamedExperts(model, 8)
+        list(fetched(store, 0, [0, 1, 2]))
+        assert readers()
+        store.close()
+    assert not readers()
+    assert descriptors() == before
+
+
+def test_a_broken_off_call_leaves_no_thread(model: QuantizedModel) -> None:
+    store = StreamedExperts(model, 2)
+    groups = store.fetch(0, np.arange(6, dtype=np.int32))
+    next(groups)
+    store.close()
+    assert not readers()
+
+
+def test_an_arena_is_page_aligned_and_read_only_to_kernels() -> None:
+    arena = Arena(3, 2 * PAGE)
+    assert arena.records.shape == (3, 2 * PAGE)
+    assert not arena.records.flags.writeable
+    for slot in range(3):
+        arena.slot(slot, PAGE)[:] = slot + 1
+        assert arena.slot(slot, PAGE).ctypes.data % PAGE == 0
+    assert arena.records[:, 0].tolist() == [1, 2, 3]
