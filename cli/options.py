@@ -21,6 +21,10 @@ MaxTokens = Annotated[int | None, typer.Option("--max-tokens", "-n", help="Stop 
 Stop = Annotated[list[str] | None, typer.Option("--stop", help="Stop where this text appears; repeatable.")]
 Context = Annotated[int | None, typer.Option("--ctx", "-c", help="Context window in tokens.")]
 Threads = Annotated[int | None, typer.Option("--threads", "-t", help="Threads; the physical cores if not given.")]
+Memory = Annotated[
+    str | None, typer.Option("--memory", help="Most memory to use: 12G, 800M; what is free if left out.")
+]
+Verify = Annotated[bool, typer.Option("--verify", help="Compare each expert's checksum when it is first read.")]
 System = Annotated[str | None, typer.Option("--system", "-s", help="System message.")]
 Think = Annotated[bool | None, typer.Option("--think/--no-think", help="Let the model think first, or not.")]
 Thinking = Annotated[bool, typer.Option("--thinking", help="Print the thinking even where output is not a terminal.")]
@@ -33,3 +37,18 @@ def sampling(defaults: SamplingParams, **given: Any) -> SamplingParams:
     if "stop" in changes:
         changes["stop"] = tuple(changes["stop"])
     return defaults.replace(**changes)
+
+
+def size(text: str | None) -> int | None:
+    """Bytes, from a number with K, M, G or T of 1024 or with KB, MB, GB or TB of 1000; raises UsageError."""
+    import re
+
+    from quant.errors import UsageError
+
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(I?B)?", text.strip().upper())
+    if not found or not float(found[1]):
+        raise UsageError(f"{text!r} is no amount of memory", hint="--memory 12G or --memory 800M")
+    base = 1000 if found[2] and found[3] == "B" else 1024
+    return int(float(found[1]) * base ** " KMGT".index(found[2] or " "))

@@ -14,6 +14,9 @@ import numpy as np
 
 from cpu_runtime import models
 from cpu_runtime.experts.mapped import MappedExperts
+from cpu_runtime.experts.streamed import StreamedExperts
+from cpu_runtime.layers.linear import PassingEmbedding
+from cpu_runtime.memory import divide
 from cpu_runtime.sampling import SamplingParams
 from cpu_runtime.session import PREFILL_CHUNK, ContextError, Session
 from cpu_runtime.threads import physical_cores
@@ -32,10 +35,19 @@ DEFAULT_CONTEXT = 32_768  # tokens; caches grow as they are used, so a wider win
 class Engine:
     """One model, ready to run; close it when done (it is a context manager).
 
-    `context` is the window in tokens, `model_context` the longest that the model was made for.
+    `context` is the window in tokens, `model_context` the longest that the model was made for. Experts are in `store`:
+    mapped where the whole model fits in memory, else streamed.
     """
 
-    def __init__(self, model: QuantizedModel, *, context: int | None, kv_dtype: str | None) -> None:
+    def __init__(
+        self,
+        model: QuantizedModel,
+        *,
+        context: int | None = None,
+        kv_dtype: str | None = None,
+        memory_bytes: int | None = None,
+        verify: bool = False,
+    ) -> None:
         family = models.find(model.config)
         config = family.read(model.config)
         self.model = model
@@ -48,23 +60,42 @@ class Engine:
         if not 1 <= self.context <= config.context:
             raise UsageError(f"--ctx {context} is outside 1 to {config.context}, which {self.name} was made for")
         self.kv_dtype = np.dtype(kv_dtype or ("float16" if model.quantized else "float32"))
-        self.decoder = family.build(config, model, MappedExperts(model))
+        self.store: MappedExperts | StreamedExperts = MappedExperts(model, verify=verify)
+        self.decoder = family.build(config, model, self.store)
+        self.division = divide(model, self.decoder, self.context, self.kv_dtype, memory_bytes)
+        if not self.division.fits:
+            slots = self.division.slots(self.context)
+            model.keep_dense()
+            self.store = StreamedExperts(model, slots, verify=verify)
+            decoder = family.build(config, model, self.store)
+            embedding = PassingEmbedding(decoder.embedding.matrix, model.let_go)
+            self.decoder = replace(decoder, embedding=embedding)
 
     @classmethod
     def open(
-        cls, path: Path, *, threads: int | None = None, context: int | None = None, kv_dtype: str | None = None
+        cls,
+        path: Path,
+        *,
+        threads: int | None = None,
+        context: int | None = None,
+        kv_dtype: str | None = None,
+        memory_bytes: int | None = None,
+        verify: bool = False,
     ) -> Engine:
         """Open a quantized model's folder; threads default to the physical cores.
 
         Keys and values are cached as `kv_dtype`: float16, but float32 where nothing is quantized, since that model is
-        what others are measured against.
+        what others are measured against. The process stays under `memory_bytes`, or what is available if None. With
+        `verify` an expert's checksum is compared when it is first read.
 
-        Raises the errors of `quant.errors`: CheckpointError for damaged files, UnsupportedError for an unknown family.
+        Raises the errors of `quant.errors`: CheckpointError for damaged files, UnsupportedError for an unknown family,
+        ResourceError where the memory is too little.
         """
         if threads is not None and threads < 1:
             raise UsageError(f"--threads {threads}: at least one is needed")
         set_threads(threads or physical_cores())
-        return cls(open_model(path), context=context, kv_dtype=kv_dtype)
+        model = open_model(path)
+        return cls(model, context=context, kv_dtype=kv_dtype, memory_bytes=memory_bytes, verify=verify)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -126,8 +157,14 @@ class Engine:
         """Bytes of weights on disk that the model can touch."""
         return self.model.bytes
 
+    @property
+    def kept_experts_bytes(self) -> int | None:
+        """Memory for experts where they are streamed; None where the whole model is mapped."""
+        return self.store.bytes if isinstance(self.store, StreamedExperts) else None
+
     def close(self) -> None:
-        """Let the model's files go."""
+        """Let the experts and the model's files go; no thread is left."""
+        self.store.close()
         self.model.close()
 
     def __enter__(self) -> Engine:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import mmap
+import os
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from quant.manifest import FORMAT_VERSION, MANIFEST
 from quant.safetensors_file import TensorInfo, read_header
 
 AGAIN = "quantize it again, or pull it again if it came ready-made"
+_PIECE = 16 << 20  # bytes read at a time
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ class QuantizedModel:
         self.config = config
         self.manifest = manifest
         self._maps: dict[str, mmap.mmap] = {}
+        self._own: memoryview | None = None
         self._tensors = {DENSE_FILE: self._header(DENSE_FILE)}
         for entry in manifest["experts"].values():
             self._tensors[entry["file"]] = self._header(entry["file"])
@@ -108,7 +112,52 @@ class QuantizedModel:
         info = self._tensors[DENSE_FILE].get(name)
         if entry is None or info is None:
             raise CheckpointError(f"{DENSE_FILE} holds no tensor {name!r}", hint=AGAIN)
+        if self._own is not None and self._every_token(entry):
+            return entry, np.frombuffer(self._own, np.uint8, info.bytes, info.offset)
         return entry, self._bytes(info)
+
+    @staticmethod
+    def _every_token(entry: dict[str, Any]) -> bool:
+        """Whether a token reads all of a dense tensor: of an embedding it reads one row."""
+        return "format" in entry and entry["role"] != "embedding"
+
+    @property
+    def dense_bytes(self) -> int:
+        """Memory of the dense weights without the embedding."""
+        stored = self._tensors[DENSE_FILE]
+        return sum(stored[name].bytes for name, entry in self._dense_entries() if entry["role"] != "embedding")
+
+    def _dense_entries(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        for name, entry in self.manifest["dense"].items():
+            if name not in self._tensors[DENSE_FILE] or "role" not in entry:
+                raise CheckpointError(f"{DENSE_FILE} holds no tensor {name!r}", hint=AGAIN)
+            yield name, entry
+
+    def keep_dense(self) -> None:
+        """Copy the matrices that every token reads into memory of their own, for `matrix` to hand out from now on.
+
+        Mapped pages are the first to go when memory runs short, and are counted twice where files are cached.
+        Raises CheckpointError where they can't be read.
+        """
+        path = self.path / DENSE_FILE
+        memory = mmap.mmap(-1, self.manifest["files"][DENSE_FILE]["bytes"], flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            memory.madvise(mmap.MADV_HUGEPAGE)
+        own = memoryview(memory)
+        try:
+            with path.open("rb", buffering=0) as file:
+                for name, entry in self._dense_entries():
+                    if self._every_token(entry):
+                        info = self._tensors[DENSE_FILE][name]
+                        _read(file, info.offset, own[info.offset : info.offset + info.bytes])
+        except OSError as error:
+            raise CheckpointError(f"{DENSE_FILE}: {error.strerror or error}", hint=AGAIN) from error
+        self._own = own.toreadonly()
+
+    def let_go(self) -> None:
+        """Give up the pages of the mapped dense file that were touched; they come back when they are read again."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self._map(self.path / DENSE_FILE).madvise(mmap.MADV_DONTNEED)
 
     def expert_layer(self, layer: int) -> ExpertRecords:
         """A layer's expert records."""
@@ -146,7 +195,7 @@ class QuantizedModel:
             digest = hashlib.sha256()
             try:
                 with (self.path / file).open("rb") as opened:
-                    while piece := opened.read(16 << 20):
+                    while piece := opened.read(_PIECE):
                         digest.update(piece)
                         done += len(piece)
                         on_progress(done, self.bytes)
@@ -168,6 +217,22 @@ class QuantizedModel:
     def close(self) -> None:
         """Let the maps go; memory is returned when the last matrix that views them is gone."""
         self._maps.clear()
+        self._own = None
+
+
+def _read(file: FileIO, at: int, into: memoryview) -> None:
+    """Fill memory from a file, and leave no second copy in the system's cache."""
+    for start in range(0, len(into), _PIECE):
+        rest, offset = into[start : start + _PIECE], at + start
+        size = len(rest)
+        while rest:
+            file.seek(offset + size - len(rest))
+            count = file.readinto(rest)
+            if not count:
+                raise OSError(f"it ends {len(rest)} bytes too early")
+            rest = rest[count:]
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(file.fileno(), offset, size, os.POSIX_FADV_DONTNEED)
 
 
 def is_quantized(path: Path) -> bool:

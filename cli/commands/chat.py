@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli import options, output
 from cli.answer import WARMING
+
+if TYPE_CHECKING:
+    from cpu_runtime.engine import Engine
 
 
 def chat(
@@ -28,6 +31,8 @@ def chat(
     max_tokens: options.MaxTokens = None,
     ctx: options.Context = None,
     threads: options.Threads = None,
+    memory: options.Memory = None,
+    verify: options.Verify = False,
 ) -> None:
     """Talk to a model at the terminal.
 
@@ -46,6 +51,8 @@ def chat(
         think=think,
         ctx=ctx,
         threads=threads,
+        memory_bytes=options.size(memory),
+        verify=verify,
         temperature=temp,
         top_k=top_k,
         top_p=top_p,
@@ -67,6 +74,8 @@ def start(
     think: bool | None = None,
     ctx: int | None = None,
     threads: int | None = None,
+    memory_bytes: int | None = None,
+    verify: bool = False,
     **sampling: float | None,
 ) -> None:
     """Open a model and talk; where there is no terminal, or a question is given, answer that and return."""
@@ -80,8 +89,8 @@ def start(
 
     if question is None and not at_a_terminal():
         question = question_from(None)
-    with Engine.open(folder, threads=threads, context=ctx) as engine:
-        output.say(f"{engine.name}: {output.size(engine.mapped_bytes)} mapped, context {engine.context} tokens")
+    with Engine.open(folder, threads=threads, context=ctx, memory_bytes=memory_bytes, verify=verify) as engine:
+        output.say(f"{engine.name}: {_placed(engine)}, context {engine.context} tokens")
         with output.busy(WARMING):
             engine.warm_up()
         params = options.sampling(engine.defaults, **sampling)
@@ -95,3 +104,11 @@ def start(
         output.say(answer.statistics())
         if answer.done is None:
             raise typer.Exit(EXIT_INTERRUPTED)
+
+
+def _placed(engine: Engine) -> str:
+    """Where the weights are, in a few words."""
+    kept = engine.kept_experts_bytes
+    if kept is None:
+        return f"{output.size(engine.mapped_bytes)} mapped"
+    return f"room for {output.size(kept)} of {output.size(engine.division.experts)} of experts in memory"

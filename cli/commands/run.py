@@ -40,6 +40,8 @@ def run(
     stop: options.Stop = None,
     ctx: options.Context = None,
     threads: options.Threads = None,
+    memory: options.Memory = None,
+    verify: options.Verify = False,
 ) -> None:
     """Answer one prompt on stdout and exit.
 
@@ -61,7 +63,8 @@ def run(
     ids = read_tokens(tokens) if tokens else None
     offered = read_tools(tools) if tools else []
     question = None if ids else question_from(prompt)
-    with Engine.open(store.find(model), threads=threads, context=ctx) as engine:
+    most = options.size(memory)
+    with Engine.open(store.find(model), threads=threads, context=ctx, memory_bytes=most, verify=verify) as engine:
         with output.busy(WARMING):
             engine.warm_up()
         params = options.sampling(

@@ -29,3 +29,8 @@ class RecurrentState:
     def bytes(self) -> int:
         """Memory held."""
         return self.conv.nbytes + self.memory.nbytes
+
+    @property
+    def most_bytes(self) -> int:
+        """Memory with the copies for going back: the one that is kept, and the next while it is made."""
+        return 3 * self.bytes

@@ -47,6 +47,11 @@ class TokenCache:
         """Memory that the remembered tokens take."""
         return self.length * self.token_bytes
 
+    @property
+    def most_bytes(self) -> int:
+        """Memory of a full window."""
+        return sum(pages.rows.nbytes for pages in self._pages)
+
 
 class KVCache(TokenCache):
     """Keys and values of a full-attention layer: [K heads, d] each."""

@@ -14,6 +14,7 @@ from cpu_runtime.experts.arena import Arena
 from cpu_runtime.experts.drive import open_files
 from cpu_runtime.experts.store import Group
 from quant.container import ExpertRecords, QuantizedModel
+from quant.layout import PAGE
 
 READERS = 8  # reads under way at once: what it takes to keep an NVMe drive busy
 
@@ -158,12 +159,12 @@ class StreamedExperts:
             file.close()
         self._files = {}
         self._held.clear()
-        self._arena = Arena(1, 4096)
+        self._arena = Arena(1, PAGE)
 
 
 def slot_bytes(model: QuantizedModel) -> int:
     """Bytes of a slot that holds any of the model's records."""
-    return max(model.expert_layer(layer).records.shape[1] for layer in model.expert_layers)
+    return max((model.expert_layer(layer).records.shape[1] for layer in model.expert_layers), default=PAGE)
 
 
 def _pool() -> ThreadPoolExecutor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from cpu_runtime.kernels.activations import quantize_rows
@@ -12,6 +14,8 @@ from quant.formats import BLOCK, ROWS, Matrix
 
 # What float formats are handed in place of int8 activations: never read, only typed.
 _NO_INT8 = np.zeros((1, 64), np.int8), np.zeros((1, 2), np.float32), np.zeros((1, 4), np.int32)
+
+_PASSING = 32  # rows, each in a tile of 16 that is read whole
 
 
 def padded(cols: int) -> int:
@@ -111,3 +115,21 @@ class Embedding:
         out = np.empty((ids.size, padded(m.cols)), np.float32)
         read_rows(m.format.id, m.tiles, ids, out)
         return out[:, : m.cols] if m.cols % BLOCK else out
+
+
+class PassingEmbedding(Embedding):
+    """The same, over a mapping that is let go of once rows are copied: a long text would bring in all of it."""
+
+    __slots__ = ("_let_go",)
+
+    def __init__(self, matrix: Matrix, let_go: Callable[[], None]) -> None:
+        super().__init__(matrix)
+        self._let_go = let_go
+
+    def __call__(self, ids: np.ndarray) -> np.ndarray:
+        """Shapes: ids [T] i64 -> [T, D] f32."""
+        out = np.empty((ids.size, self.matrix.cols), np.float32)
+        for start in range(0, ids.size, _PASSING):
+            out[start : start + _PASSING] = super().__call__(ids[start : start + _PASSING])
+            self._let_go()
+        return out

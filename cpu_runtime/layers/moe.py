@@ -17,6 +17,11 @@ from quant.layout import RecordPart
 class Router(Protocol):
     """Picks A experts for each token."""
 
+    @property
+    def active(self) -> int:
+        """A."""
+        ...
+
     def __call__(self, x: Activations) -> tuple[np.ndarray, np.ndarray]:
         """(experts [T, A] i32, weights [T, A] f32)."""
         ...
@@ -100,6 +105,11 @@ class MoE:
     router: Router
     store: ExpertStore
     shared: MLP | GatedMLP | None = None
+
+    @property
+    def active(self) -> int:
+        """Experts that a token activates."""
+        return self.router.active
 
     def __call__(self, x: Activations) -> np.ndarray:
         """Shapes: x of T rows -> [T, D] f32."""

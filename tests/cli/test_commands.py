@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from cli.options import size
 from tests.checkpoints import change_json, copy_of, copy_of_demo, header_of, write_safetensors
 from tests.command import check_error, moe
 from tests.conftest import DEMO, FIXTURES, ROOT, Quantized
@@ -223,3 +224,33 @@ def test_a_reader_that_leaves(quantized: Quantized, home: Path) -> None:
     )
     assert b"Traceback" not in result.stderr
     assert result.returncode in (0, 141)
+
+
+def test_memory(tmp_path: Path, quantized: Quantized, home: Path) -> None:
+    model = quantized(DEMO, "int4")
+    for text in ("lots", "", "0G", "-1G", "1P"):
+        check_error(moe("run", model, "hi", "--memory", text, home=home), 2, "--memory 12G")
+    check_error(moe("run", model, "hi", "--memory", "50MB", home=home), 5, "48 MiB", "are needed", "--memory")
+    whole = moe("run", model, "What is 4 + 5?", "--temp", "0", "--memory", "4G", "--verify", home=home)
+    assert whole.stdout == "4 + 5 = 9.\n", whole.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "bytes"), [("12G", 12 << 30), ("1.5 GiB", 3 << 29), ("2gb", 2 * 10**9), ("4096", 4096), ("7k", 7168)]
+)
+def test_amounts_of_memory(text: str, bytes: int) -> None:
+    assert size(text) == bytes
+
+
+def test_a_damaged_expert_is_found_as_it_is_read(tmp_path: Path, quantized: Quantized, home: Path) -> None:
+    model = copy_of(quantized(DEMO, "int4"), tmp_path / "m")
+    for file in model.glob("experts-*"):
+        with file.open("r+b") as opened:  # the last byte of every record's padding, so that every expert is damaged
+            header = int.from_bytes(opened.read(8), "little") + 8
+            layer = json.loads((model / "manifest.json").read_text())["experts"][str(int(file.name[8:11]))]
+            for expert in range(layer["n_experts"]):
+                opened.seek(header + (expert + 1) * layer["record_bytes"] - 1)
+                last = opened.read(1)[0]
+                opened.seek(-1, os.SEEK_CUR)
+                opened.write(bytes([last ^ 1]))
+    check_error(moe("run", model, "hi", "--verify", home=home), 6, "experts-00", "expert 0 of layer", "damaged")

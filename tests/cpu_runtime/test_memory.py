@@ -1,0 +1,170 @@
+"""The budget: what it is found from, how it is divided, and that a process stays under it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cpu_runtime import Engine, memory
+from cpu_runtime.cgroup import memory_room
+from cpu_runtime.experts.mapped import MappedExperts
+from cpu_runtime.experts.streamed import StreamedExperts
+from quant.container import open_model
+from quant.errors import CheckpointError, ResourceError
+from tests.checkpoints import copy_of
+from tests.conftest import DEMO, FIXTURES, ROOT, Quantized
+from tests.published import MINIMAX_M25, scaled
+from tests.synth import write_model
+
+IDS = [5, 6, 7, 8, 9, 10]
+
+
+def group(folder: Path, version: int, limit: str, used: int, cached: int) -> None:
+    """A control group's files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = ("memory.max", "memory.current") if version == 2 else ("memory.limit_in_bytes", "memory.usage_in_bytes")
+    prefix = "" if version == 2 else "total_"
+    (folder / names[0]).write_text(f"{limit}\n")
+    (folder / names[1]).write_text(f"{used}\n")
+    (folder / "memory.stat").write_text(f"{prefix}inactive_file {cached}\n{prefix}active_file 1\nanon 7\n")
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_the_tightest_group_counts(tmp_path: Path, version: int) -> None:
+    own, mount = tmp_path / "own", tmp_path / "memory" if version == 1 else tmp_path
+    own.write_text("4:cpu,memory:/a/b\n0::/\n" if version == 1 else "0::/a/b\n")
+    none = "max" if version == 2 else str(2**63 - 4096)
+    group(mount / "a" / "b", version, none, 10, 0)
+    group(mount / "a", version, none, 10, 0)
+    assert memory_room(tmp_path, own) is None
+    group(mount / "a", version, "1000", 900, 200)
+    assert memory_room(tmp_path, own) == 1000 - 900 + 201
+    group(mount / "a" / "b", version, "500", 450, 50)
+    assert memory_room(tmp_path, own) == 500 - 450 + 51
+
+
+def test_a_container_shows_its_group_at_the_mount(tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    own.write_text("0::/a/path/outside\n")
+    group(tmp_path, 2, "800", 100, 0)
+    assert memory_room(tmp_path, own) == 701
+    assert memory_room(tmp_path, tmp_path / "missing") is None
+
+
+def test_a_limit_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "memory_room", lambda: 12345)
+    assert memory.available_bytes() == 12345
+
+
+def room_for(engine: Engine, slots: int) -> int:
+    """The budget of this process, as it is now, that leaves room for so many experts."""
+    d = engine.division
+    return memory.process_bytes() + d.dense + d.caches + d.scratch + slots * d.slot + d.slot // 2
+
+
+def pinned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that does not grow between one look and the next."""
+    now = memory.process_bytes()
+    monkeypatch.setattr(memory, "process_bytes", lambda: now)
+
+
+@pytest.mark.parametrize("checkpoint", [DEMO, FIXTURES / "kimi_k2_fp8"], ids=lambda path: path.name)
+def test_streamed_where_the_model_does_not_fit(
+    quantized: Quantized, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = quantized(checkpoint, "int4")
+    pinned(monkeypatch)
+    with Engine.open(folder, context=64) as engine:
+        assert isinstance(engine.store, MappedExperts)
+        assert engine.kept_experts_bytes is None
+        expected = np.concatenate(list(engine.logits(IDS)))
+        least = engine.division.least_slots
+    for slots in (least, least + 3):
+        with Engine.open(folder, context=64, memory_bytes=room_for(engine, slots)) as small:
+            assert isinstance(small.store, StreamedExperts)
+            assert small.store.slots == slots
+            assert small.kept_experts_bytes == slots * small.division.slot
+            assert np.array_equal(np.concatenate(list(small.logits(IDS))), expected)
+    with pytest.raises(ResourceError, match=rf"at least \d+ MiB .* {least} experts .* were given") as raised:
+        Engine.open(folder, context=64, memory_bytes=room_for(engine, least - 1))
+    assert raised.value.exit_code == 5
+    assert raised.value.hint is not None
+    assert "--memory" in raised.value.hint
+
+
+def test_what_is_free_is_the_budget_where_none_is_given(quantized: Quantized, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = quantized(DEMO, "int4")
+    pinned(monkeypatch)
+    with Engine.open(folder, context=64) as engine:
+        least = room_for(engine, 20) - memory.process_bytes()
+    monkeypatch.setattr(memory, "available_bytes", lambda: least + 512 * memory.MIB)
+    with Engine.open(folder, context=64) as small:
+        assert isinstance(small.store, StreamedExperts)
+    monkeypatch.setattr(memory, "available_bytes", lambda: least)
+    with Engine.open(folder, context=64, memory_bytes=1 << 40) as capped:  # more than there is
+        assert capped.division.total == memory.process_bytes() + least
+
+
+def test_a_dense_file_that_ends_too_early(quantized: Quantized, tmp_path: Path) -> None:
+    model = open_model(copy_of(quantized(DEMO, "int4"), tmp_path / "m"))
+    with (model.path / "dense.safetensors").open("r+b") as file:
+        file.truncate(20_000)
+    with pytest.raises(CheckpointError, match=r"dense.safetensors: it ends \d+ bytes too early"):
+        model.keep_dense()
+
+
+CHILD = """
+import json, sys, threading, time
+from pathlib import Path
+import numpy as np
+from cpu_runtime import Engine
+from cpu_runtime.experts.streamed import StreamedExperts
+
+def status(key):
+    return next(int(l.split()[1]) << 10 for l in open("/proc/self/status") if l.startswith(key))
+
+peak = 0
+def watch():
+    global peak
+    while True:
+        peak = max(peak, status("VmRSS"))
+        time.sleep(0.05)
+
+threading.Thread(target=watch, daemon=True).start()
+folder = Path(sys.argv[1])
+with Engine.open(folder, context=512) as engine:
+    d = engine.division
+budget = d.process + d.dense + d.caches + d.scratch + d.experts // 2
+with Engine.open(folder, context=512, memory_bytes=budget) as engine:
+    assert isinstance(engine.store, StreamedExperts)
+    engine.warm_up()
+    session, random = engine.session(), np.random.default_rng(0)
+    session.advance(random.integers(0, engine.vocab_size, 200).tolist())
+    for token in random.integers(0, engine.vocab_size, 300).tolist():
+        hidden = session.advance([token])
+        engine.decoder.logits(hidden)
+    print(json.dumps({"budget": budget, "sampled": peak, "peak": status("VmHWM"), "swapped": status("VmSwap"),
+        "experts": d.experts, "misses": engine.store.statistics.misses}))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+@pytest.mark.parametrize("kernels", ["cached", "compiled"])
+def test_a_process_stays_under_its_budget(tmp_path: Path, kernels: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A 300 MB model through 200 tokens at once and 300 one by one, with half of its experts in memory."""
+    sizes = {"hidden_size": 512, "num_hidden_layers": 10, "intermediate_size": 512, "vocab_size": 60_000}
+    folder = write_model(scaled(MINIMAX_M25, num_local_experts=64, **sizes), tmp_path / "m")
+    if kernels == "compiled":
+        monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "cache"))
+    done = subprocess.run([sys.executable, "-c", CHILD, folder], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["misses"] > 0
+    assert max(found["sampled"], found["peak"]) <= found["budget"], found
+    assert found["swapped"] == 0
