@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +73,21 @@ def pinned(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that does not grow between one look and the next."""
     now = memory.process_bytes()
     monkeypatch.setattr(memory, "process_bytes", lambda: now)
+
+
+def test_engines_leave_nothing_behind(quantized: Quantized, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = quantized(DEMO, "int4")
+    pinned(monkeypatch)
+    with Engine.open(folder, context=64) as engine:
+        budget = room_for(engine, 40)
+    before = len(os.listdir("/dev/fd"))
+    for _ in range(10):
+        with Engine.open(folder, context=64, memory_bytes=budget) as small:
+            small.session().advance(IDS)
+            assert any(thread.name.startswith("moe-read") for thread in threading.enumerate())
+    assert not any(thread.name.startswith("moe-read") for thread in threading.enumerate())
+    del small
+    assert len(os.listdir("/dev/fd")) <= before
 
 
 @pytest.mark.parametrize("checkpoint", [DEMO, FIXTURES / "kimi_k2_fp8"], ids=lambda path: path.name)
