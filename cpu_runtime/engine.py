@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from cpu_runtime.text.tokenizer import Tokenizer
 
 DEFAULT_CONTEXT = 32_768  # tokens; caches grow as they are used, so a wider window costs nothing until then
+LEAST_CONTEXT = 4096  # to which the default shrinks where caches would leave too little memory to experts
 
 
 class Engine:
@@ -63,6 +64,9 @@ class Engine:
         self.store: MappedExperts | StreamedExperts = MappedExperts(model, verify=verify)
         self.decoder = family.build(config, model, self.store)
         self.division = divide(model, self.decoder, self.context, self.kv_dtype, memory_bytes)
+        while context is None and self.division.crowded and self.context > LEAST_CONTEXT:
+            self.context //= 2
+            self.division = divide(model, self.decoder, self.context, self.kv_dtype, memory_bytes)
         if not self.division.fits:
             slots = self.division.slots(self.context)
             model.keep_dense()

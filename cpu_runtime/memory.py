@@ -45,6 +45,11 @@ class Division:
         """For experts."""
         return self.total - self.process - self.dense - self.caches - self.scratch
 
+    @property
+    def crowded(self) -> bool:
+        """Whether the experts would get less than the caches."""
+        return not self.fits and self.left < self.caches
+
     def slots(self, context: int) -> int:
         """How many experts there is room for; raises ResourceError where these are too few to compute with."""
         slots = min(self.left, self.experts) // self.slot

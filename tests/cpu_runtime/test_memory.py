@@ -127,6 +127,20 @@ def test_what_is_free_is_the_budget_where_none_is_given(quantized: Quantized, mo
         assert capped.division.total == memory.process_bytes() + least
 
 
+def test_the_default_window_shrinks_before_experts_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = {"hidden_size": 256, "num_hidden_layers": 4, "intermediate_size": 256, "num_local_experts": 32}
+    folder = write_model(scaled(MINIMAX_M25, vocab_size=512, **small), tmp_path / "m")
+    pinned(monkeypatch)
+    with Engine.open(folder, context=4096) as engine:
+        budget = room_for(engine, 20)
+    with Engine.open(folder, memory_bytes=budget) as crowded:
+        assert crowded.context == 4096
+    with Engine.open(folder) as roomy:
+        assert roomy.context == 32_768
+    with pytest.raises(ResourceError, match="caches of 32768 tokens"):
+        Engine.open(folder, context=32_768, memory_bytes=budget)
+
+
 def test_a_dense_file_that_ends_too_early(quantized: Quantized, tmp_path: Path) -> None:
     model = open_model(copy_of(quantized(DEMO, "int4"), tmp_path / "m"))
     with (model.path / "dense.safetensors").open("r+b") as file:
