@@ -39,11 +39,11 @@ class _Read:
 
 
 class StreamedExperts:
-    """`slots` records in memory, the least recently used making room; one caller at a time.
+    """`slots` records in memory, a layer's least recently used making room for its next; one caller at a time.
 
-    A slot is either free, or holds a record that is whole (`_held`, the least recently used first), or is being read
-    into (`_reading`): a record that could not be read is in none of them. With `verify` a record's checksum is
-    compared the first time it is read.
+    A slot is either free, or holds a record that is whole (`_held`, by layer, the least recently used first), or is
+    being read into (`_reading`): a record that could not be read is in none of them. With `verify` a record's checksum
+    is compared the first time it is read.
     """
 
     def __init__(self, model: QuantizedModel, slots: int, *, verify: bool = False) -> None:
@@ -56,7 +56,8 @@ class StreamedExperts:
         except BaseException:
             self._pool.shutdown()
             raise
-        self._held: OrderedDict[tuple[int, int], int] = OrderedDict()
+        self._held: dict[int, OrderedDict[int, int]] = {layer: OrderedDict() for layer in self._layers}
+        self._share = max(1, slots // len(self._layers))
         self._free = list(range(slots))
         self._reading: dict[int, _Read] = {}
         self.statistics = Statistics()
@@ -82,15 +83,15 @@ class StreamedExperts:
 
     def fetch(self, layer: int, experts: np.ndarray) -> Iterator[Group]:
         """First those that are there, while the others are being read; then these, in the order asked for."""
-        if len(self._held) + len(self._free) != self.slots:
+        if sum(map(len, self._held.values())) + len(self._free) != self.slots:
             self._recover()
         asked = experts.tolist()
         hits: list[int] = []
         misses: deque[int] = deque()
         for member, expert in enumerate(asked):
-            (hits if (layer, expert) in self._held else misses).append(member)
+            (hits if expert in self._held[layer] else misses).append(member)
         for member in hits:
-            self._held.move_to_end((layer, asked[member]))
+            self._held[layer].move_to_end(asked[member])
         self.statistics.hits += len(hits)
         self.statistics.misses += len(misses)
         self._start(layer, asked, misses, in_use=len(hits))
@@ -106,16 +107,31 @@ class StreamedExperts:
             yield self._group(layer, asked, arrived)
 
     def _group(self, layer: int, asked: list[int], members: list[int]) -> Group:
-        slots = [self._held[layer, asked[member]] for member in members]
+        slots = [self._held[layer][asked[member]] for member in members]
         return Group(self._arena.records, np.array(members, np.int32), np.array(slots, np.int32))
 
     def _start(self, layer: int, asked: list[int], misses: deque[int], *, in_use: int) -> None:
         """Begin to read as many of the misses as there is room for beside the `in_use` latest records."""
-        while misses and (self._free or len(self._held) > in_use):
-            slot = self._free.pop() if self._free else self._held.popitem(last=False)[1]
+        while misses and (slot := self._room(layer, in_use)) is not None:
             member = misses.popleft()
             expert = asked[member]
             self._reading[expert] = _Read(member, slot, self._pool.submit(self._read, layer, expert, slot))
+
+    def _room(self, layer: int, in_use: int) -> int | None:
+        """A slot to read into: a free one, or the least recently used of the layer, or of the one that has most.
+
+        Layers take turns, so the latest used of all are those needed last: each layer keeps a fair share of its own.
+        """
+        if self._free:
+            return self._free.pop()
+        own = self._held[layer]
+        taken = len(own) + len(self._reading)
+        if taken >= self._share and len(own) > in_use:
+            return own.popitem(last=False)[1]
+        most = max((held for held in self._held.values() if held is not own), key=len, default=own)
+        if most is not own and most and taken < max(self._share, READERS):
+            return most.popitem(last=False)[1]
+        return own.popitem(last=False)[1] if len(own) > in_use else None
 
     def _read(self, layer: int, expert: int, slot: int) -> None:
         file = self._files[layer]
@@ -138,7 +154,7 @@ class StreamedExperts:
             read.done.result()
             self.statistics.bytes_read += self._files[layer].record_bytes
             del self._reading[expert]
-            self._held[layer, expert] = read.slot
+            self._held[layer][expert] = read.slot
             members.append(read.member)
         return members
 
@@ -150,7 +166,7 @@ class StreamedExperts:
         self._pool.shutdown(cancel_futures=True)
         self._pool = _pool()
         self._reading.clear()
-        self._free = sorted(set(range(self.slots)) - set(self._held.values()))
+        self._free = sorted(set(range(self.slots)) - {slot for held in self._held.values() for slot in held.values()})
 
     def close(self) -> None:
         """End the threads, close the files and give the memory back."""
@@ -158,7 +174,7 @@ class StreamedExperts:
         for file in self._files.values():
             file.close()
         self._files = {}
-        self._held.clear()
+        self._held = {}
         self._arena = Arena(1, PAGE)
 
 

@@ -18,7 +18,7 @@ from cpu_runtime.experts import drive
 from cpu_runtime.experts.arena import Arena
 from cpu_runtime.experts.mapped import MappedExperts
 from cpu_runtime.experts.record_file import RecordFile
-from cpu_runtime.experts.streamed import StreamedExperts
+from cpu_runtime.experts.streamed import Statistics, StreamedExperts
 from cpu_runtime.layers.moe import MoE
 from quant.container import QuantizedModel, open_model
 from quant.errors import CheckpointError
@@ -87,20 +87,37 @@ def test_every_number_of_slots_gives_the_same_bits(quantized: Quantized, checkpo
 
 
 def test_what_was_used_last_is_kept(model: QuantizedModel) -> None:
-    store = StreamedExperts(model, 3)
+    store = StreamedExperts(model, 3 * len(model.expert_layers))
+    for layer in model.expert_layers:
+        list(fetched(store, layer, [0, 1, 2]))
+    store.statistics = Statistics()
     for layer, experts, misses in [
-        (0, [1, 2, 3], 3),
-        (0, [1], 3),  # is there
-        (1, [1], 4),  # another layer's; takes the place of 2
-        (0, [3, 1], 4),
-        (0, [2], 5),
-        (1, [1], 6),  # was the one not used for longest
-        (0, [1, 2], 6),
+        (0, [1], 0),
+        (0, [3], 1),  # takes the place of 0, and of nothing in another layer
+        (0, [1, 2], 1),
+        (0, [0], 2),  # takes the place of 3
+        (0, [1, 2, 0], 2),
+        (0, [3, 4, 5, 6, 7], 7),  # more than a share
+        (1, [2], 7),
     ]:
         assert sorted(expert for expert, _ in fetched(store, layer, experts)) == sorted(experts)
         assert store.statistics.misses == misses
-    assert store.statistics.hits == 5
-    assert store.statistics.bytes_read == 6 * store.records(0).records.shape[1]
+    assert store.statistics.hits == 7
+    assert store.statistics.bytes_read == 7 * store.records(0).records.shape[1]
+    store.close()
+
+
+def test_layers_in_turns_keep_their_share(model: QuantizedModel) -> None:
+    """Uniform routing: the share of hits is the share of experts held, where one order for all layers gets less."""
+    layers, random = model.expert_layers, np.random.default_rng(0)
+    count = model.expert_layer(layers[0]).records.shape[0]
+    store = StreamedExperts(model, len(layers) * count // 4)
+    for token in range(200):
+        if token == 20:
+            store.statistics = Statistics()
+        for layer in layers:
+            list(fetched(store, layer, random.permutation(count)[: count // 8].tolist()))
+    assert store.statistics.hits / (store.statistics.hits + store.statistics.misses) == pytest.approx(0.25, abs=0.03)
     store.close()
 
 
