@@ -31,6 +31,15 @@ def models_folder() -> Path:
     return home() / "models"
 
 
+def cache_folder() -> Path:
+    """Where things are that can be made again."""
+    if os.environ.get("MOE_HOME"):
+        return home() / "cache"
+    from platformdirs import user_cache_path
+
+    return user_cache_path("moe", appauthor=False)
+
+
 @dataclass(frozen=True)
 class Stored:
     """A model in the store; an incomplete one is a conversion that was stopped."""

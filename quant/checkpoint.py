@@ -67,6 +67,10 @@ class Checkpoint:
         """How a matrix or vector is stored, by its name without quantization; raises what `encoding.find` raises."""
         return find(name, self._tensors, self._quantization)
 
+    def dtype(self, name: str) -> str:
+        """What `encoding` says that recipes go by."""
+        return self.encoding(name).dtype
+
     def values(self, name: str) -> np.ndarray:
         """A whole tensor in its own shape, f32: for small ones, which are stored plainly."""
         encoding = self.encoding(name)

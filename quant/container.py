@@ -214,6 +214,17 @@ class QuantizedModel:
                     if zlib.crc32(records[expert].data) != expected:
                         yield f"{file}: expert {expert} of layer {layer} is damaged"
 
+    def forget_pages(self) -> None:
+        """Ask the operating system to drop the files from its page cache: what no process has touched is dropped.
+
+        Raises UnsupportedError where it can't be asked.
+        """
+        if not hasattr(os, "posix_fadvise"):
+            raise UnsupportedError("this operating system can't be asked to drop a file from its page cache")
+        for file in self.manifest["files"]:
+            with (self.path / file).open("rb") as opened:
+                os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
     def close(self) -> None:
         """Let the maps go; memory is returned when the last matrix that views them is gone."""
         self._maps.clear()

@@ -162,25 +162,23 @@ def _jobs(checkpoint: Checkpoint, plan: Plan, recipe: Recipe) -> list[_Job]:
 
 
 def _dense_job(checkpoint: Checkpoint, plan: Plan, recipe: Recipe) -> _Job:
-    ordered = [(dense, *layout.stored_shape(dense, recipe, checkpoint)) for dense in layout.in_file_order(plan)]
-    sizes = {d.name: (dtype, shape, int(np.prod(shape)) * (1 if form else 4)) for d, dtype, shape, form in ordered}
-    head = layout.header(sizes)
+    ordered = [(dense, layout.stored_shape(dense, recipe, checkpoint)[2]) for dense in layout.in_file_order(plan)]
+    head, size = layout.dense_header(plan, recipe, checkpoint)
 
     def data() -> Iterator[bytes | memoryview]:
         yield head
-        for dense, _, _, form in ordered:
+        for dense, form in ordered:
             if form is None:
                 yield _vector(checkpoint, dense)
             else:
                 yield from (packed.data for packed in _packed(dense_rows(checkpoint, dense), form))
 
-    return _Job(layout.DENSE_FILE, len(head) + sum(size for _, _, size in sizes.values()), False, data)
+    return _Job(layout.DENSE_FILE, len(head) + size, False, data)
 
 
 def _expert_job(checkpoint: Checkpoint, layer: ExpertLayer, recipe: Recipe) -> _Job:
     parts, record_bytes = layout.record_parts(layer, recipe, checkpoint)
-    size = layer.n_experts * record_bytes
-    head = layout.header({layout.expert_tensor(layer.layer): ("U8", (layer.n_experts, record_bytes), size)})
+    head, size = layout.expert_header(layer, recipe, checkpoint)
 
     def data() -> Iterator[bytes | memoryview]:
         yield head

@@ -13,7 +13,7 @@ from math import prod
 import numpy as np
 
 from quant.errors import CheckpointError, UnsupportedError
-from quant.quantization_config import SUPPORTED, QuantizationConfig
+from quant.quantization_config import QuantizationConfig
 from quant.safetensors_file import AGAIN, DTYPE_BYTES, TensorInfo
 
 Read = Callable[[TensorInfo, int, int], np.ndarray]  # (tensor, first byte, bytes) -> u8
@@ -166,10 +166,7 @@ def find(name: str, tensors: Mapping[str, TensorInfo], config: QuantizationConfi
     """The encoding of the matrix `name`; raises CheckpointError naming what is missing or wrong in its headers."""
     info, packed = tensors.get(name), tensors.get(name + "_packed")
     if info is None and packed is not None:
-        if config.int4_fault:
-            raise UnsupportedError(
-                f"tensor {packed.name!r}: {config.int4_fault}", hint=f"this version reads {SUPPORTED}"
-            )
+        config.check_int4(f"tensor {packed.name!r}")
         return Int4(packed, _scale(name, "_scale", packed, tensors), tensors.get(name + "_shape"))
     if info is None:
         config.check_method(f"tensor {name!r} is missing")

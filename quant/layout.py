@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Any
+from math import prod
+from typing import Any, Protocol
 
-from quant.checkpoint import Checkpoint
 from quant.encoding import INT4
 from quant.formats import FORMATS, Format
 from quant.plan import Dense, ExpertLayer, Plan
@@ -14,6 +14,14 @@ from quant.recipe import Recipe
 
 PAGE = 4096  # bytes; data and expert records begin at multiples, so that one unbuffered read fetches a record
 DENSE_FILE = "dense.safetensors"
+
+
+class Source(Protocol):
+    """What sizes follow from, besides the plan and the recipe: a checkpoint, or only its config.json."""
+
+    def dtype(self, name: str) -> str:
+        """How the tensor `name` is stored: a safetensors dtype, or INT4."""
+        ...
 
 
 def expert_file(layer: int) -> str:
@@ -52,23 +60,23 @@ class RecordPart:
         return part
 
 
-def record_parts(layer: ExpertLayer, recipe: Recipe, checkpoint: Checkpoint) -> tuple[dict[str, RecordPart], int]:
+def record_parts(layer: ExpertLayer, recipe: Recipe, source: Source) -> tuple[dict[str, RecordPart], int]:
     """(parts by name, bytes of a record rounded up to whole pages)."""
     parts, at = {}, 0
     for part in layer.parts:
-        form = recipe.format("expert", checkpoint.encoding(part.tensor(0)).dtype)
+        form = recipe.format("expert", source.dtype(part.tensor(0)))
         size = form.matrix_bytes(*part.shape)
         parts[part.name] = RecordPart(form, *part.shape, at, size)
         at += size
     return parts, -(-at // PAGE) * PAGE
 
 
-def stored_shape(dense: Dense, recipe: Recipe, checkpoint: Checkpoint) -> tuple[str, tuple[int, ...], Format | None]:
+def stored_shape(dense: Dense, recipe: Recipe, source: Source) -> tuple[str, tuple[int, ...], Format | None]:
     """(safetensors dtype, shape, format) of a dense tensor as it is stored; no format for vectors."""
     if dense.kind == "vector":
         return "F32", dense.shape, None
     rows, cols = dense.shape
-    dtype = checkpoint.encoding(dense.source).dtype
+    dtype = source.dtype(dense.source)
     if dense.heads is not None and dense.heads.transposed and dtype == INT4:
         dtype = "F32"  # the scales run along the source's rows, so that these codes can't be kept
     form = recipe.format(dense.role, dtype)
@@ -79,6 +87,29 @@ def stored_shape(dense: Dense, recipe: Recipe, checkpoint: Checkpoint) -> tuple[
 def in_file_order(plan: Plan) -> list[Dense]:
     """Matrices first: they are whole lines of 64 bytes, so that each begins at one; vectors after them."""
     return sorted(plan.dense, key=lambda dense: dense.kind == "vector")
+
+
+def dense_header(plan: Plan, recipe: Recipe, source: Source) -> tuple[bytes, int]:
+    """(header, bytes of the data after it) of the file of dense tensors."""
+    sizes = {}
+    for dense in in_file_order(plan):
+        dtype, shape, form = stored_shape(dense, recipe, source)
+        sizes[dense.name] = dtype, shape, prod(shape) * (1 if form else 4)
+    return header(sizes), sum(size for _, _, size in sizes.values())
+
+
+def expert_header(layer: ExpertLayer, recipe: Recipe, source: Source) -> tuple[bytes, int]:
+    """The same of a layer's experts."""
+    _, record_bytes = record_parts(layer, recipe, source)
+    size = layer.n_experts * record_bytes
+    return header({expert_tensor(layer.layer): ("U8", (layer.n_experts, record_bytes), size)}), size
+
+
+def file_bytes(plan: Plan, recipe: Recipe, source: Source) -> dict[str, int]:
+    """The size of every file of weights, by name."""
+    headers = {DENSE_FILE: dense_header(plan, recipe, source)}
+    headers |= {expert_file(layer.layer): expert_header(layer, recipe, source) for layer in plan.experts}
+    return {name: len(head) + size for name, (head, size) in headers.items()}
 
 
 def header(tensors: dict[str, tuple[str, tuple[int, ...], int]]) -> bytes:

@@ -35,6 +35,16 @@ class QuantizationConfig:
                     hint="pull the model as its authors published it",
                 )
 
+    @property
+    def method(self) -> str | None:
+        """The method's name; None where nothing is quantized."""
+        return next((str(found.get("quant_method")) for found in self._found.values()), None)
+
+    def check_int4(self, what: str) -> None:
+        """Raise UnsupportedError unless packed tensors are int4 as this version reads it."""
+        if self.int4_fault:
+            raise UnsupportedError(f"{what}: {self.int4_fault}", hint=f"this version reads {SUPPORTED}")
+
     @cached_property
     def fp8_block(self) -> tuple[int, int]:
         """(rows, inputs) that share a scale of an fp8 matrix."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +17,7 @@ import numpy as np
 from cpu_runtime import models
 from quant import layout
 from quant.checkpoint import INDEX
+from quant.config_source import ConfigSource
 from quant.formats import ROWS, Format
 from quant.manifest import FORMAT_VERSION, MANIFEST, manifest
 from quant.pack import pack_k4
@@ -28,27 +28,12 @@ DRAWN_ROWS = 256
 _PIECE = 64 << 20  # bytes written at a time
 
 
-@dataclass(frozen=True)
-class Imagined:
-    """What the layout asks of a checkpoint, where there is none: how a matrix would be stored, by its config."""
-
-    path: Path
-    config: dict[str, Any]
-
-    bytes = 0
-
-    def encoding(self, name: str) -> Any:
-        """bf16, or int4 for the experts of a checkpoint that has them so."""
-        packed = self.config.get("quantization_config", {}).get("format") == "pack-quantized" and ".experts." in name
-        return SimpleNamespace(dtype="INT4" if packed else "BF16")
-
-
 def write_model(config: dict[str, Any], folder: Path, recipe: str = "int4", *, sparse: bool = False) -> Path:
     """Write a model with this config.json to a new folder and return it."""
     folder.mkdir(parents=True)
     family = models.find(config)
     plan, chosen = family.plan(family.read(config), ()), load_recipe(recipe)
-    source: Any = Imagined(folder, config)
+    source = ConfigSource(config, plan)
     places = {dense.name: layout.DENSE_FILE for dense in plan.dense}
     _write_dense(source, plan, chosen, folder / layout.DENSE_FILE)
     crc32 = {layout.DENSE_FILE: []}
@@ -61,17 +46,17 @@ def write_model(config: dict[str, Any], folder: Path, recipe: str = "int4", *, s
     _write_json(folder / INDEX, {"metadata": {}, "weight_map": places})
     # Hashing a file of holes takes as long as hashing a file: these folders are not made to be verified.
     files = {p.name: {"bytes": p.stat().st_size, "sha256": ""} for p in sorted(folder.iterdir())}
-    _write_json(folder / MANIFEST, manifest(source, plan, chosen, "synthetic", files, crc32))
+    origin: Any = SimpleNamespace(dtype=source.dtype, bytes=0)
+    _write_json(folder / MANIFEST, manifest(origin, plan, chosen, "synthetic", files, crc32))
     return folder
 
 
 def _write_dense(source: Any, plan: Plan, recipe: Recipe, path: Path) -> None:
-    ordered = [(dense, *layout.stored_shape(dense, recipe, source)) for dense in layout.in_file_order(plan)]
-    sizes = {d.name: (dtype, shape, int(np.prod(shape)) * (1 if form else 4)) for d, dtype, shape, form in ordered}
+    ordered = [(dense, layout.stored_shape(dense, recipe, source)) for dense in layout.in_file_order(plan)]
     rng = np.random.default_rng(0)
     with path.open("wb") as file:
-        file.write(layout.header(sizes))
-        for dense, _, shape, form in ordered:
+        file.write(layout.dense_header(plan, recipe, source)[0])
+        for dense, (_, shape, form) in ordered:
             if form is None:
                 file.write(_vector(dense, rng).tobytes())
                 continue
@@ -100,8 +85,7 @@ def _repeat(drawn: np.ndarray, tiles: int, file: Any) -> None:
 def _write_experts(source: Any, layer: ExpertLayer, recipe: Recipe, path: Path, sparse: bool) -> list[int]:
     """Write a layer's experts and return the checksum of each record; two experts are drawn, the others repeat them."""
     parts, record_bytes = layout.record_parts(layer, recipe, source)
-    size = layer.n_experts * record_bytes
-    head = layout.header({layout.expert_tensor(layer.layer): ("U8", (layer.n_experts, record_bytes), size)})
+    head, size = layout.expert_header(layer, recipe, source)
     records = [np.zeros(record_bytes, np.uint8)]
     if not sparse:
         rng = np.random.default_rng(layer.layer)

@@ -3,6 +3,7 @@
 A family file offers
     read(config)         -> Config     what the config says; anything it cannot run fails here, by key
     plan(config, names)  -> Plan       where each checkpoint tensor goes, as data for `quant`
+    cache_size(config)   -> CacheSize  what a session remembers, in numbers a token and fixed bytes
     build(config, model) -> Decoder    the layers, stacked over a quantized model's weights
     chat                 : ChatSyntax  what it writes besides plain text, and what its template has to be told
 """

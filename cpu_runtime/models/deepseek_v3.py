@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from cpu_runtime.caches.size import CacheSize
 from cpu_runtime.experts.store import ExpertStore
 from cpu_runtime.layers.decoder import Block, Decoder, Mixer
 from cpu_runtime.layers.latent_attention import LatentAttention
@@ -182,6 +183,11 @@ def _expert_parts(c: Config, theirs: str) -> tuple[Part, ...]:
     wide, narrow = (c.expert_width, c.hidden), (c.hidden, c.expert_width)
     shapes = {"gate": wide, "up": wide, "down": narrow}
     return tuple(Part(part, f"{theirs}{part}_proj.weight", shape) for part, shape in shapes.items())
+
+
+def cache_size(c: Config) -> CacheSize:
+    """A latent row and a rotated key in every layer."""
+    return CacheSize(c.layers * (c.rank + c.rotated))
 
 
 def build(c: Config, model: QuantizedModel, store: ExpertStore) -> Decoder:

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from cpu_runtime.caches.size import CacheSize
 from cpu_runtime.experts.store import ExpertStore
 from cpu_runtime.layers.decoder import Decoder
 from cpu_runtime.layers.linear import Linear
@@ -76,6 +77,11 @@ def _attention(c: deepseek_v3.Config, ours: str, theirs: str) -> Iterator[Dense]
     yield Dense(ours + "weights", theirs + "weights_proj.weight", "gate", (c.index_heads, c.hidden))
     for part in ("weight", "bias"):
         yield Dense(f"{ours}k_norm.{part}", f"{theirs}k_norm.{part}", "norm", (c.index_size,), kind="vector")
+
+
+def cache_size(c: Config) -> CacheSize:
+    """Latent attention's, and the indexer's key in every layer."""
+    return CacheSize(deepseek_v3.cache_size(c).numbers + c.layers * c.index_size)
 
 
 def build(c: Config, model: QuantizedModel, store: ExpertStore) -> Decoder:

@@ -6,10 +6,10 @@ transformers `deepseek_v3`.
 
 from __future__ import annotations
 
-from cpu_runtime.models.deepseek_v3 import Config, build, plan, read
+from cpu_runtime.models.deepseek_v3 import Config, build, cache_size, plan, read
 from cpu_runtime.text.syntax import ChatSyntax
 from cpu_runtime.text.tools import kimi_sections
 
-__all__ = ["Config", "build", "chat", "plan", "read"]
+__all__ = ["Config", "build", "cache_size", "chat", "plan", "read"]
 
 chat = ChatSyntax(tools=kimi_sections, switch="thinking", stops=("<|im_end|>",))

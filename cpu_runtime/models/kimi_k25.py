@@ -10,11 +10,11 @@ from collections.abc import Collection
 from typing import Any
 
 from cpu_runtime.models.config import Keys
-from cpu_runtime.models.deepseek_v3 import Config, build, mtp, plan_under, read_keys
+from cpu_runtime.models.deepseek_v3 import Config, build, cache_size, mtp, plan_under, read_keys
 from cpu_runtime.models.kimi_k2 import chat
 from quant.plan import Plan
 
-__all__ = ["Config", "build", "chat", "plan", "read"]
+__all__ = ["Config", "build", "cache_size", "chat", "plan", "read"]
 
 PREFIX = "language_model."
 SKIP = (r"vision_tower\..*", r"mm_projector\..*")

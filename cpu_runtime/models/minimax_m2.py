@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from cpu_runtime.caches.size import CacheSize
 from cpu_runtime.experts.store import ExpertStore
 from cpu_runtime.layers.decoder import Block, Decoder
 from cpu_runtime.layers.linear import Embedding, Linear
@@ -122,6 +123,11 @@ def _expert_parts(c: Config, theirs: str) -> tuple[Part, ...]:
     wide, narrow = (c.expert_width, c.hidden), (c.hidden, c.expert_width)
     shapes = {"gate": wide, "up": wide, "down": narrow}
     return tuple(Part(part, f"{theirs}{PARTS[part]}.weight", shape) for part, shape in shapes.items())
+
+
+def cache_size(c: Config) -> CacheSize:
+    """Keys and values of every layer."""
+    return CacheSize(c.layers * 2 * c.kv_heads * c.head_size)
 
 
 def build(c: Config, model: QuantizedModel, store: ExpertStore) -> Decoder:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from cpu_runtime.caches.size import CacheSize
 from cpu_runtime.experts.store import ExpertStore
 from cpu_runtime.layers.decoder import Block, Decoder, Mixer
 from cpu_runtime.layers.gated_attention import GatedAttention
@@ -184,6 +185,13 @@ def _expert_parts(c: Config, theirs: str, names: Collection[str]) -> tuple[Part,
         Part("up", theirs + "{expert}.up_proj.weight", wide),
         Part("down", theirs + "{expert}.down_proj.weight", narrow),
     )
+
+
+def cache_size(c: Config) -> CacheSize:
+    """Keys and values of the full-attention layers; the others hold a state in float32."""
+    full, state = sum(c.full_attention), c.value_heads * c.key_size * c.value_size
+    recurrent = (len(c.full_attention) - full) * ((c.taps - 1) * c.conv_channels + state)
+    return CacheSize(full * 2 * c.kv_heads * c.head_size, 4 * recurrent)
 
 
 def build(c: Config, model: QuantizedModel, store: ExpertStore) -> Decoder:

@@ -1,0 +1,73 @@
+"""This machine's rates, measured once and kept in the cache folder with the machine's name and the date."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cli import output, store
+
+if TYPE_CHECKING:
+    from cpu_runtime.roofs import Rates
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Rates, bytes a second of the disk that models are on, and when that was found."""
+
+    rates: Rates
+    disk: float
+    date: str
+
+
+def measured(threads: int, *, fresh: bool = False) -> Measured:
+    """The rates of this machine on so many threads: the kept ones, or measured now where there are none."""
+    from cpu_runtime import machine
+
+    file = store.cache_folder() / "rates.json"
+    key = {"machine": machine.name(), "threads": threads, "folder": str(store.models_folder())}
+    kept = None if fresh else _kept(file, key)
+    if kept is None:
+        with output.busy("measuring this machine"):
+            kept = _measure(threads)
+        _keep(file, {**key, **asdict(kept)})
+    return kept
+
+
+def _measure(threads: int) -> Measured:
+    from cpu_runtime import roofs
+    from quant.jit import set_threads
+
+    set_threads(threads)
+    rates = roofs.rates(threads)
+    folder = store.models_folder()
+    there = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
+    return Measured(rates, roofs.disk_rate(there), datetime.now(UTC).isoformat(timespec="minutes"))
+
+
+def _kept(file: Path, key: dict[str, Any]) -> Measured | None:
+    from cpu_runtime.roofs import Rate, Rates
+
+    try:
+        value = json.loads(file.read_text())
+        if any(value[k] != v for k, v in key.items()):
+            return None
+        found = value["rates"]
+        formats = {name: Rate(**rate) for name, rate in found["formats"].items()}
+        return Measured(Rates(**{**found, "formats": formats}), float(value["disk"]), str(value["date"]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None  # a note that can't be read is measured again
+
+
+def _keep(file: Path, value: dict[str, Any]) -> None:
+    temporary = file.with_name(f".{os.getpid()}.tmp")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(value, indent=1) + "\n")
+        temporary.replace(file)
+    except OSError as error:
+        output.say(f"can't keep what was measured at {file}: {error.strerror}")
