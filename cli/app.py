@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import typer
 
+from cli.commands.bench import bench
 from cli.commands.chat import chat
 from cli.commands.demo import demo
 from cli.commands.evaluate import app as evaluate
+from cli.commands.fit import fit
 from cli.commands.list_models import list_models
 from cli.commands.pull import pull
 from cli.commands.quantize import quantize
@@ -48,4 +50,6 @@ app.command("list")(list_models)
 app.command("ls", hidden=True)(list_models)
 app.command("show")(show)
 app.command("rm")(remove)
+app.command("fit")(fit)
+app.command("bench")(bench)
 app.add_typer(evaluate, name="eval")

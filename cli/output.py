@@ -83,6 +83,11 @@ def size(count: float) -> str:
     raise AssertionError
 
 
+def weights(count: int) -> str:
+    """A number of weights: 7.35 M, 228.69 B."""
+    return f"{count / 1e9:.2f} B" if count >= 1e8 else f"{count / 1e6:.2f} M"
+
+
 @contextmanager
 def progress(title: str, total: int, *, done: int = 0) -> Iterator[Callable[[int], None]]:
     """A bar of bytes on stderr with rate and time left; yields a function to call with the bytes done so far.

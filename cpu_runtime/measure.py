@@ -15,7 +15,7 @@ from cpu_runtime.session import PREFILL_CHUNK, Session
 
 
 @dataclass(frozen=True)
-class Test:
+class Workload:
     """Read `prompt` tokens, or generate `generated`, after `depth` tokens that are there already."""
 
     prompt: int
@@ -36,7 +36,7 @@ class Test:
 class Speed:
     """Tokens a second of each repetition."""
 
-    test: Test
+    test: Workload
     rates: tuple[float, ...]
 
     @property
@@ -60,14 +60,14 @@ class Speed:
         return self.mean * (footprint.products + footprint.head.weights / self.test.prompt)
 
 
-def tests(prompt: list[int], generated: list[int], depth: list[int]) -> Iterator[Test]:
+def workloads(prompt: list[int], generated: list[int], depth: list[int]) -> Iterator[Workload]:
     """All that the lists ask for; 0 leaves a test out."""
     for d in depth:
-        yield from (Test(p, 0, d) for p in prompt if p)
-        yield from (Test(0, n, d) for n in generated if n)
+        yield from (Workload(p, 0, d) for p in prompt if p)
+        yield from (Workload(0, n, d) for n in generated if n)
 
 
-def run(engine: Engine, test: Test, repetitions: int, *, warm: bool = True) -> Speed:
+def run(engine: Engine, test: Workload, repetitions: int, *, warm: bool = True) -> Speed:
     """Time a test on random tokens; what is not of it - depth, and with `warm` a first round - is not timed.
 
     The engine's context must hold the depth and the tokens.

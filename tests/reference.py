@@ -176,3 +176,9 @@ def dequantized(q: np.ndarray, scale: np.ndarray) -> np.ndarray:
 def matmul(weights: np.ndarray, x: np.ndarray) -> np.ndarray:
     """x @ weights.T; weights [R, C], x [T, at least C] with nothing beyond C."""
     return x[:, : weights.shape[1]].astype(np.float64) @ weights.astype(np.float64).T
+
+
+def int8_products(w: np.ndarray, x: np.ndarray, rounds: int) -> np.ndarray:
+    """w [D/4, R, 4], x [T, D] -> [T, R]: `rounds` times every row times every token."""
+    rows = w.transpose(1, 0, 2).reshape(w.shape[1], -1).astype(np.int64)
+    return (rounds * (x.astype(np.int64) @ rows.T)).astype(np.float32)

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from cpu_runtime import Engine
+from cpu_runtime import Engine, footprint
 from tests.published import PUBLISHED, scaled
 from tests.synth import write_model
 
@@ -92,23 +92,18 @@ def run_whole(folder: Path, prompt: int, tokens: int) -> dict[str, Any]:
 
 def token_bytes(engine: Engine) -> dict[str, int]:
     """Bytes on disk, those every token reads by role, and those of the experts it activates."""
-    manifest, model = engine.model.manifest, engine.model
-    read: dict[str, int] = defaultdict(int)
-    for name, entry in manifest["dense"].items():
-        # Of the embedding a token reads one row; keys are made from latents for long prompts only.
-        if entry["role"] != "embedding" and not name.endswith(".key_up"):
-            read[entry["role"]] += (model.matrix(name).tiles if "format" in entry else model.vector(name)).nbytes
-    text = engine.config.get("text_config", engine.config)
-    active = text["num_experts_per_tok"]
-    routed = sum(active * layer["record_bytes"] for layer in manifest["experts"].values())
-    attention = read["attention"] + read["gate"] + read["conv"] + read["state"]
-    always = sum(read.values())
+    weighs = footprint.of_model(engine.model)
+    attention = sum(weighs.roles.get(role, 0) for role in ("attention", "gate", "conv", "state"))
+    # Keys are made from latents for long prompts only.
+    attention -= sum(
+        engine.model.matrix(name).tiles.nbytes for name in engine.model.manifest["dense"] if name.endswith(".key_up")
+    )
     return {
-        "disk": model.bytes,
-        "resident": always,
+        "disk": engine.model.bytes,
+        "resident": weighs.always_bytes,
         "attention": attention,
-        "other": always - attention,
-        "routed": routed,
+        "other": weighs.always_bytes - attention,
+        "routed": weighs.routed_bytes,
     }
 
 

@@ -15,24 +15,14 @@ import numpy as np
 
 from cpu_runtime.kernels.cpu import LOWERING
 from cpu_runtime.kernels.matmul import matmul
+from cpu_runtime.kernels.roof import sum_words
 from cpu_runtime.layers.linear import Activations
 from quant.formats import FORMATS
-from quant.jit import parallel_kernel, prange, set_threads
+from quant.jit import set_threads
 from tests.packing import packed
 
 COLS = 4096  # inputs of the matrix: the hidden size of Qwen3.5-397B
 BYTES = 1 << 30  # of weights, many times any cache
-
-
-@parallel_kernel
-def read(words, sums):
-    """Sum a slice of the words into each of the sums."""
-    size = words.size // sums.size
-    for n in prange(sums.size):
-        total = np.int64(0)
-        for i in range(n * size, (n + 1) * size):
-            total += words[i]
-        sums[n] = total
 
 
 def main() -> None:
@@ -57,7 +47,7 @@ def main() -> None:
         start = perf_counter()
         matmul(form.id, tiles, *x.for_format(form.id), out)
         middle = perf_counter()
-        read(words, sums)
+        sum_words(words, sums)
         product_s.append(middle - start)
         read_s.append(perf_counter() - middle)
     product, roof = (tiles.nbytes / float(np.median(seconds[1:])) / 1e9 for seconds in (product_s, read_s))

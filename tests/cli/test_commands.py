@@ -36,7 +36,7 @@ def test_no_heavy_import_for_help() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["pull"], ["quantize"], ["chat"], ["run"], ["list"], ["show"], ["rm"], ["eval"]]
+    "command", [[], ["pull"], ["quantize"], ["chat"], ["run"], ["list"], ["show"], ["rm"], ["eval"], ["fit"], ["bench"]]
 )
 def test_help(command: list[str], home: Path) -> None:
     result = moe(*command, "--help", home=home)

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cpu_runtime import roofs
+from cpu_runtime.kernels.roof import ROWS, TOKENS, int8_products, sum_words
+from cpu_runtime.layers.linear import Activations, Linear
+from quant.errors import ResourceError
+from quant.formats import FORMATS
+from tests import reference
+
+
+def test_every_word_is_read_once() -> None:
+    words = np.random.default_rng(0).integers(-(2**60), 2**60, 64 * 50)
+    sums = np.empty(64, np.int64)
+    sum_words(words, sums)
+    assert sums.tolist() == words.reshape(64, -1).sum(1).tolist()
+
+
+@pytest.mark.parametrize("rounds", [1, 3])
+@pytest.mark.parametrize("size", [4, 64, 512])
+def test_products_match_their_twin(size: int, rounds: int) -> None:
+    rng = np.random.default_rng(size)
+    w = rng.integers(0, 128, (size // 4, ROWS, 4), np.int8)
+    x = rng.integers(-127, 128, (TOKENS, size), np.int8)
+    out = np.full((3, TOKENS, ROWS), np.nan, np.float32)
+    int8_products(w, x, rounds, out)
+    expected = reference.int8_products(w, x, rounds)
+    for copy in out:
+        assert np.array_equal(copy, expected)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_matrices_that_are_timed_are_of_ordinary_numbers(name: str) -> None:
+    matrix = roofs.filled(FORMATS[name], 32, 128)
+    assert (matrix.rows, len(matrix.tiles)) == (32, 2)
+    answer = Linear(matrix)(Activations(np.ones((2, 128), np.float32)))
+    assert np.isfinite(answer).all()
+    assert (np.abs(answer) > np.finfo(np.float32).tiny).all()
+
+
+def test_the_disk_is_left_as_it_was(tmp_path: Path) -> None:
+    assert roofs.disk_rate(tmp_path) > 0
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ResourceError, match="nowhere"):
+        roofs.disk_rate(tmp_path / "nowhere")
