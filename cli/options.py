@@ -37,18 +37,3 @@ def sampling(defaults: SamplingParams, **given: Any) -> SamplingParams:
     if "stop" in changes:
         changes["stop"] = tuple(changes["stop"])
     return defaults.replace(**changes)
-
-
-def size(text: str | None) -> int | None:
-    """Bytes, from a number with K, M, G or T of 1024 or with KB, MB, GB or TB of 1000; raises UsageError."""
-    import re
-
-    from quant.errors import UsageError
-
-    if text is None:
-        return None
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(I?B)?", text.strip().upper())
-    if not found or not float(found[1]):
-        raise UsageError(f"{text!r} is no amount of memory", hint="--memory 12G or --memory 800M")
-    base = 1000 if found[2] and found[3] == "B" else 1024
-    return int(float(found[1]) * base ** " KMGT".index(found[2] or " "))

@@ -1,14 +1,8 @@
-"""What a prediction has to know of this machine: which it is, and how much memory it can give."""
+"""Which machine this is, so that measurements of another are not taken for its own."""
 
 from __future__ import annotations
 
 import platform
-from pathlib import Path
-
-_CGROUP = (
-    (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
-    (Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"), Path("/sys/fs/cgroup/memory/memory.usage_in_bytes")),
-)
 
 
 def name() -> str:
@@ -16,20 +10,3 @@ def name() -> str:
     from cpu_runtime.kernels.cpu import LOWERING
 
     return f"{platform.node()}, {platform.machine()}, {LOWERING}"
-
-
-def available_memory() -> int:
-    """Bytes that programs can still take without swapping, within the limit of a container where there is one."""
-    import psutil
-
-    return min([int(psutil.virtual_memory().available), *_rooms()])
-
-
-def _rooms() -> list[int]:
-    found = []
-    for limit, used in _CGROUP:
-        try:
-            found.append(max(int(limit.read_text()) - int(used.read_text()), 0))
-        except (OSError, ValueError):  # no such file, or "max": nothing limits us there
-            continue
-    return found

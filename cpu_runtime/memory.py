@@ -65,7 +65,7 @@ class Division:
         split = ", ".join(f"{name} {_mib(size)}" for name, size in parts.items())
         raise ResourceError(
             f"at least {_mib(needed)} of memory are needed ({split}), {_mib(self.total)} were given or are free",
-            hint=f"give --memory {-(-needed // MIB)}M, a smaller --ctx, or close other programs",
+            hint=f"give --memory {-(-needed // MIB)}MiB, a smaller --ctx, or close other programs",
         )
 
 

@@ -38,7 +38,7 @@ def chat(
 
     /help there lists the commands.
     """
-    from cli import sessions, store
+    from cli import byte_size, sessions, store
 
     name = session
     if resume and not name:
@@ -51,7 +51,7 @@ def chat(
         think=think,
         ctx=ctx,
         threads=threads,
-        memory_bytes=options.size(memory),
+        memory_bytes=byte_size.parse("--memory", memory) if memory is not None else None,
         verify=verify,
         temperature=temp,
         top_k=top_k,

@@ -45,13 +45,13 @@ def fit(
     assumed. Exit code 5 where the model does not fit.
     """
     from cli import byte_size, rates, store
-    from cpu_runtime import machine
     from cpu_runtime.engine import DEFAULT_CONTEXT
     from cpu_runtime.fit import predict, split
+    from cpu_runtime.memory import available_bytes
     from cpu_runtime.threads import physical_cores
     from quant.errors import ResourceError, UsageError
 
-    given = byte_size.parse("--memory", memory) if memory else None
+    given = byte_size.parse("--memory", memory) if memory is not None else None
     if threads is not None and threads < 1:
         raise UsageError(f"--threads {threads}: at least one is needed")
     subject = _subject(model, recipe)
@@ -59,7 +59,7 @@ def fit(
     window = min(DEFAULT_CONTEXT, weighs.context) if ctx is None else ctx
     if not 1 <= window <= weighs.context:
         raise UsageError(f"--ctx {window} is outside 1 to {weighs.context}, which {subject.name} was made for")
-    parts = split(weighs, given or machine.available_memory(), window)
+    parts = split(weighs, given or available_bytes(), window)
     found = rates.measured(threads or physical_cores(), fresh=fresh)
     prediction = predict(weighs, parts, found.rates, found.disk) if parts.runs else None
     there = next(p for p in (store.models_folder(), *store.models_folder().absolute().parents) if p.is_dir())

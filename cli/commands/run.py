@@ -49,7 +49,7 @@ def run(
 
     Tools are described as in OpenAI's API. A call is shown, not carried out.
     """
-    from cli import store
+    from cli import byte_size, store
     from cli.answer import show, shows_thinking
     from cli.token_file import read_tokens
     from cli.tools_file import read_tools
@@ -63,7 +63,7 @@ def run(
     ids = read_tokens(tokens) if tokens else None
     offered = read_tools(tools) if tools else []
     question = None if ids else question_from(prompt)
-    most = options.size(memory)
+    most = byte_size.parse("--memory", memory) if memory is not None else None
     with Engine.open(store.find(model), threads=threads, context=ctx, memory_bytes=most, verify=verify) as engine:
         with output.busy(WARMING):
             engine.warm_up()

@@ -61,7 +61,7 @@ def run_whole(folder: Path, prompt: int, tokens: int) -> dict[str, Any]:
     memory = Memory()
     memory.start()
     started = perf_counter()
-    with Engine.open(folder, context=WINDOW) as engine:
+    with Engine.open(folder, context=prompt + tokens) as engine:
         ids = np.random.default_rng(0).integers(0, engine.vocab_size, prompt).tolist()
         session = engine.session()
         opened = perf_counter()

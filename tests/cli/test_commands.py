@@ -229,7 +229,7 @@ def test_a_reader_that_leaves(quantized: Quantized, home: Path) -> None:
 def test_memory(tmp_path: Path, quantized: Quantized, home: Path) -> None:
     model = quantized(DEMO, "int4")
     for text in ("lots", "", "0G", "-1G", "1P"):
-        check_error(moe("run", model, "hi", "--memory", text, home=home), 2, "--memory 12G")
+        check_error(moe("run", model, "hi", "--memory", text, home=home), 2, f"--memory {text}", "24G")
     check_error(moe("run", model, "hi", "--memory", "50MB", home=home), 5, "48 MiB", "are needed", "--memory")
     whole = moe("run", model, "What is 4 + 5?", "--temp", "0", "--memory", "4G", "--verify", home=home)
     assert whole.stdout == "4 + 5 = 9.\n", whole.stderr
