@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.options import size
+from cli.byte_size import parse
 from tests.checkpoints import change_json, copy_of, copy_of_demo, header_of, write_safetensors
 from tests.command import check_error, moe
 from tests.conftest import DEMO, FIXTURES, ROOT, Quantized
@@ -236,10 +236,10 @@ def test_memory(tmp_path: Path, quantized: Quantized, home: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "bytes"), [("12G", 12 << 30), ("1.5 GiB", 3 << 29), ("2gb", 2 * 10**9), ("4096", 4096), ("7k", 7168)]
+    ("text", "bytes"), [("12G", 12 * 10**9), ("1.5 GiB", 3 << 29), ("2gb", 2 * 10**9), ("4096", 4096), ("7Ki", 7168)]
 )
 def test_amounts_of_memory(text: str, bytes: int) -> None:
-    assert size(text) == bytes
+    assert parse("--memory", text) == bytes
 
 
 def test_a_damaged_expert_is_found_as_it_is_read(tmp_path: Path, quantized: Quantized, home: Path) -> None:
