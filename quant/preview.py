@@ -10,6 +10,9 @@ from quant.convert import CHUNK
 from quant.plan import Plan, check
 from quant.recipe import Recipe
 
+# Bytes of Python, its packages and kernels, of which compiling them the first time takes some 70 million.
+BASE = 280 << 20
+
 
 @dataclass(frozen=True)
 class RoleSize:
@@ -62,7 +65,7 @@ def preview(checkpoint: Checkpoint, plan: Plan, recipe: Recipe) -> Preview:
     ]
     roles.sort(key=lambda role: -role.bytes)
     # Two chunks of rows are held while one is read and one is packed, each as stored and as float32.
-    peak = 3 * min(CHUNK, max(widest, 1 << 20)) + 3 * record_bytes + (200 << 20)
+    peak = 3 * min(CHUNK, max(widest, 1 << 20)) + 3 * record_bytes + BASE
     return Preview(tuple(roles), sum(role.bytes for role in roles), checkpoint.bytes, peak)
 
 
