@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from cpu_runtime import plan_for
 from quant.checkpoint import Checkpoint
@@ -20,6 +21,10 @@ DEMO = ROOT / "cli" / "demo"
 # Read by OpenMP on the first parallel kernel. The workers share the cores: a thread that spins while it waits, as it
 # may alone, takes the core from the one it waits for (measured: ten times slower).
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+# The same examples in every run: what decides must not depend on luck. HYPOTHESIS_PROFILE=default looks for new ones.
+settings.register_profile("repeatable", derandomize=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 Quantized = Callable[[Path, str], Path]
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cpu_runtime.text import tiktoken_file
@@ -22,6 +23,7 @@ SCRIPTS = (
     "汉字 漢字 😀 123 4567 \n\r\n\t  '' 's 'LL ½ ﬁ e\u0301 〇 々"
 )
 NAMED = {"[BOS]": (0, True), "<|im_end|>": (2, True), "<think>": (22, False), "</think>": (23, False)}
+CONTROL = re.compile("|".join(re.escape(name) for name, (_, control) in NAMED.items() if control))
 
 
 def grown(seed: int, size: int) -> list[bytes]:
@@ -135,8 +137,10 @@ def test_where_text_is_cut(text: str, pieces: list[str]) -> None:
 
 @settings(deadline=None, max_examples=300)
 @given(st.lists(st.one_of(st.text(), st.sampled_from(SCRIPTS.split(" ")), st.sampled_from(" \n")), max_size=12))
+@example(["<|im_end|>"])
 def test_text_comes_back(tokenizer: Tokenizer, parts: list[str]) -> None:
-    assert tokenizer.decode(tokenizer.encode("".join(parts))) == "".join(parts)
+    text = "".join(parts)
+    assert tokenizer.decode(tokenizer.encode(text)) == CONTROL.sub("", text)  # hypothesis draws the names as well
 
 
 @settings(deadline=None, max_examples=500)
