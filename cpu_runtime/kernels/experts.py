@@ -22,6 +22,7 @@ def grouped_matmul(
     starts: np.ndarray,
     x: np.ndarray,
     q: np.ndarray,
+    wide: np.ndarray,
     scale: np.ndarray,
     sums: np.ndarray,
     tokens: np.ndarray,
@@ -35,19 +36,19 @@ def grouped_matmul(
     blocks = (q if format_id in READS_INT8 else x).shape[1] // BLOCK
     tile_bytes = _TILE_BYTES[format_id](BLOCK * blocks)
     _grouped_matmul(
-        format_id, records, offset, tiles(rows), tile_bytes, blocks, slots, starts, x, q, scale, sums, tokens, out
+        format_id, records, offset, tiles(rows), tile_bytes, blocks, slots, starts, x, q, wide, scale, sums, tokens, out
     )
 
 
 @parallel_kernel
 def _grouped_matmul(
-    format_id, records, offset, n_tiles, tile_bytes, blocks, slots, starts, x, q, scale, sums, tokens, out
+    format_id, records, offset, n_tiles, tile_bytes, blocks, slots, starts, x, q, wide, scale, sums, tokens, out
 ):
     w = read_only(records)
     for item in prange(slots.size * n_tiles):
         g, n = item // n_tiles, item % n_tiles
         at = np.int64(slots[g]) * records.shape[1] + offset + n * tile_bytes
-        tile_product(format_id, w, at, blocks, x, q, scale, sums, tokens, starts[g], starts[g + 1], out, ROWS * n)
+        tile_product(format_id, w, at, blocks, x, q, wide, scale, sums, tokens, starts[g], starts[g + 1], out, ROWS * n)
 
 
 @parallel_kernel

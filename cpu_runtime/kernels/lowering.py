@@ -1,8 +1,8 @@
 """The operations whose best instructions differ from CPU to CPU, as LLVM: int8 dot products and table look-up.
 
 Each function takes an llvmlite builder and values and returns a value. `LOWERINGS[name]` is the (dot, scaled_dot,
-nibble_dot, look_up) of a target in cpu.py. Vectors may be longer than a register: they are worked on in register-long
-pieces. Conversions from and to 16-bit floats stand here too, for CPUs without an instruction for them.
+nibble_dot, pair_dot, look_up) of a target in cpu.py. Vectors may be longer than a register: they are worked on in
+register-long pieces. Conversions from and to 16-bit floats stand here too, for CPUs without an instruction for them.
 """
 
 from __future__ import annotations
@@ -154,6 +154,34 @@ def nibble_dot_avx2(b: ir.IRBuilder, acc: ir.Value, *pairs: ir.Value) -> ir.Valu
     return by_pieces(b, 32, work, acc, *pairs)
 
 
+# --- pair_dot: acc[r] += w[r, 0] * x[r, 0] + w[r, 1] * x[r, 1], int16 ---
+
+
+def pair_dot_vnni(bits: int) -> Callable[..., ir.Value]:
+    def pair_dot(b: ir.IRBuilder, acc: ir.Value, w: ir.Value, x: ir.Value) -> ir.Value:
+        def work(acc: ir.Value, w: ir.Value, x: ir.Value) -> ir.Value:
+            return call(b, f"llvm.x86.avx512.vpdpwssd.{bits}", acc.type, acc, w, x)
+
+        return by_pieces(b, bits // 8, work, acc, w, x)
+
+    return pair_dot
+
+
+def pair_dot_avx2(b: ir.IRBuilder, acc: ir.Value, w: ir.Value, x: ir.Value) -> ir.Value:
+    def work(acc: ir.Value, w: ir.Value, x: ir.Value) -> ir.Value:
+        return b.add(acc, call(b, "llvm.x86.avx2.pmadd.wd", acc.type, w, x))
+
+    return by_pieces(b, 32, work, acc, w, x)
+
+
+def pair_dot_portable(b: ir.IRBuilder, acc: ir.Value, w: ir.Value, x: ir.Value) -> ir.Value:
+    n = acc.type.count
+    for j in range(2):
+        factors = (b.sext(part(b, v, j, n, 2), acc.type) for v in (w, x))
+        acc = b.add(acc, b.mul(*factors))
+    return acc
+
+
 # --- look_up: table[16 * (meta & 3) + code], all bytes; code in 0..15, table of 64 ---
 
 
@@ -236,9 +264,9 @@ def f16_to_f32(b: ir.IRBuilder, v: ir.Value) -> ir.Value:
 
 
 LOWERINGS = {
-    "avx512": (dot_vnni(512), scaled(dot_vnni(512)), each(dot_vnni(512)), look_up_avx512),
-    "avxvnni": (dot_vnni(256), scaled(dot_vnni(256)), each(dot_vnni(256)), look_up_avx2),
-    "avx2": (dot_avx2, scaled_dot_avx2, nibble_dot_avx2, look_up_avx2),
-    "neon": (dot_neon, scaled(dot_neon), each(dot_neon), look_up_neon),
-    "portable": (dot_portable, scaled(dot_portable), each(dot_portable), look_up_portable),
+    "avx512": (dot_vnni(512), scaled(dot_vnni(512)), each(dot_vnni(512)), pair_dot_vnni(512), look_up_avx512),
+    "avxvnni": (dot_vnni(256), scaled(dot_vnni(256)), each(dot_vnni(256)), pair_dot_vnni(256), look_up_avx2),
+    "avx2": (dot_avx2, scaled_dot_avx2, nibble_dot_avx2, pair_dot_avx2, look_up_avx2),
+    "neon": (dot_neon, scaled(dot_neon), each(dot_neon), pair_dot_portable, look_up_neon),
+    "portable": (dot_portable, scaled(dot_portable), each(dot_portable), pair_dot_portable, look_up_portable),
 }

@@ -19,23 +19,26 @@ def matmul(
     tiles: np.ndarray,
     x: np.ndarray,
     q: np.ndarray,
+    wide: np.ndarray,
     scale: np.ndarray,
     sums: np.ndarray,
     out: np.ndarray,
 ) -> None:
     """out = x @ W.T for a matrix W of whole tiles.
 
-    Shapes: tiles [n, tile_bytes] u8 · out [T, 16 n] f32 · activations as in `tile.py`: x, or q, scale and sums.
+    Shapes: tiles [n, tile_bytes] u8 · out [T, 16 n] f32 · activations as in `tile.py`: x, or q, wide, scale and sums.
     """
     blocks = (q if format_id in READS_INT8 else x).shape[1] // BLOCK
-    _matmul(format_id, tiles, blocks, x, q, scale, sums, np.arange(out.shape[0], dtype=np.int32), out)
+    _matmul(format_id, tiles, blocks, x, q, wide, scale, sums, np.arange(out.shape[0], dtype=np.int32), out)
 
 
 @parallel_kernel
-def _matmul(format_id, tiles, blocks, x, q, scale, sums, tokens, out):
+def _matmul(format_id, tiles, blocks, x, q, wide, scale, sums, tokens, out):
     w = read_only(tiles)
     for n in prange(tiles.shape[0]):
-        tile_product(format_id, w, n * tiles.shape[1], blocks, x, q, scale, sums, tokens, 0, tokens.size, out, ROWS * n)
+        tile_product(
+            format_id, w, n * tiles.shape[1], blocks, x, q, wide, scale, sums, tokens, 0, tokens.size, out, ROWS * n
+        )
 
 
 def read_rows(format_id: int, tiles: np.ndarray, ids: np.ndarray, out: np.ndarray) -> None:

@@ -1,12 +1,13 @@
 """One tile of a matrix (16 rows) times activations, in each block format of `quant/formats.py`.
 
-`tile_product` is the only entry. It goes through the tile block by block and, within a block, token by token, so
-that a block's weights are read from memory once for however many tokens there are. One token alone takes a shorter way
-through q4. A token's sums are added in the same order whatever its company: a prompt computed at once equals one
-computed token by token. Products within 32 inputs are integers below 2^24, exact in float32.
+`tile_product` is the only entry. One token alone meets a tile's weights as they lie; for several, formats that take
+integers are unpacked a panel at a time and multiplied with all of them, so that a weight is read from memory once for
+however many tokens there are. A token's sums are added in the same order whatever its company: a prompt computed at
+once equals one computed token by token. Products within 32 inputs are integers below 2^24, exact in float32.
 
 Shapes: w any C-contiguous u8 array, `at` the tile's first byte in it · blocks of 64 inputs, Cp = 64 * blocks
         x [T, Cp] f32, or the same quantized: q [T, Cp] i8, scale [T, Cp/32] f32, sums [T, Cp/16] i32
+        wide [T, Cp] i16, q as panels want it, read only for several tokens
         tokens [P] i32, the activation row of each product · out [P, whole tiles of rows] f32
 """
 
@@ -14,50 +15,68 @@ from __future__ import annotations
 
 import numpy as np
 
+from cpu_runtime.kernels.panel import PANEL, SCALES, multiply
 from cpu_runtime.kernels.tile_float import add_bf16_block, add_f32_block
-from cpu_runtime.kernels.tile_k4 import K4_BLOCK, add_k4_block, ask_for_k4_block
-from cpu_runtime.kernels.tile_q4 import many_q4, one_q4
-from cpu_runtime.kernels.tile_q8 import Q8_BLOCK, add_q8_block
-from quant.formats import BLOCK, FORMATS, ROWS
+from cpu_runtime.kernels.tile_k4 import K4_BLOCK, add_k4_block, ask_for_k4_block, unpack_k4
+from cpu_runtime.kernels.tile_q4 import one_q4, unpack_q4
+from cpu_runtime.kernels.tile_q8 import Q8_BLOCK, add_q8_block, unpack_q8
+from quant.formats import BLOCK, FORMATS, ROWS, SEGMENT
 from quant.jit import kernel
 
 BF16_ID, Q8_ID, Q4_ID, K4_ID = (FORMATS[name].id for name in ("bf16", "q8", "q4", "k4"))
 READS_INT8 = frozenset({Q8_ID, Q4_ID, K4_ID})  # formats whose product takes quantized activations
+_LOWEST_INT8 = min(READS_INT8)  # the formats before it are of floats
+_PANEL_BLOCKS = SEGMENT // BLOCK
 _ZERO = np.float32(0)
 
 
 @kernel
-def tile_product(format_id, w, at, blocks, x, q, scale, sums, tokens, first, last, out, column):
+def tile_product(format_id, w, at, blocks, x, q, wide, scale, sums, tokens, first, last, out, column):
     """out[p, column : column + 16] = tile · activations of token tokens[p], for p = first .. last - 1.
 
-    Formats of READS_INT8 read q, scale and sums, the others x.
+    Formats of READS_INT8 read q, wide, scale and sums, the others x.
     """
-    if first == last:
-        return
     for p in range(first, last):
         out[p, column : column + ROWS] = _ZERO
-    if format_id == Q4_ID and last - first == 1:
-        one_q4(w, at, blocks, q, scale, sums, tokens[first], out, first * out.shape[1] + column)
-    elif format_id == Q4_ID:
-        many_q4(w, at, blocks, q, scale, sums, tokens, first, last, out, column)
+    if format_id < _LOWEST_INT8:
+        _float_product(format_id, w, at, blocks, x, tokens, first, last, out, column)
+    elif last - first == 1:
+        _one_token(format_id, w, at, blocks, q, scale, sums, tokens[first], out, first * out.shape[1] + column)
+    elif last > first:
+        panel, scales = np.empty(PANEL, np.int16), np.empty(SCALES, np.float32)
+        for start in range(0, blocks, _PANEL_BLOCKS):
+            end = min(start + _PANEL_BLOCKS, blocks)
+            if format_id == Q4_ID:
+                unpack_q4(w, at, blocks, start, end, panel, scales)
+            elif format_id == Q8_ID:
+                unpack_q8(w, at, start, end, panel, scales)
+            else:
+                unpack_k4(w, at, start, end, panel, scales)
+            multiply(panel, scales, 2 * (end - start), BLOCK * start, wide, scale, tokens, first, last, out, column)
+
+
+@kernel
+def _one_token(format_id, w, at, blocks, q, scale, sums, t, out, o):
+    if format_id == Q4_ID:
+        one_q4(w, at, blocks, q, scale, sums, t, out, o)
     elif format_id == Q8_ID:
         for block in range(blocks):
-            for p in range(first, last):
-                add_q8_block(w, at, block, q, scale, sums, tokens[p], out, p * out.shape[1] + column)
+            add_q8_block(w, at, block, q, scale, sums, t, out, o)
             at += Q8_BLOCK
-    elif format_id == K4_ID:
-        for block in range(blocks):
-            ask_for_k4_block(w, at)
-            for p in range(first, last):
-                add_k4_block(w, at, block, q, scale, sums, tokens[p], out, p * out.shape[1] + column)
-            at += K4_BLOCK
-    elif format_id == BF16_ID:
-        for block in range(blocks):
-            for p in range(first, last):
-                add_bf16_block(w, at, x, tokens[p], BLOCK * block, out, p * out.shape[1] + column)
-            at += BLOCK * ROWS * 2
     else:
         for block in range(blocks):
-            for p in range(first, last):
+            ask_for_k4_block(w, at)
+            add_k4_block(w, at, block, q, scale, sums, t, out, o)
+            at += K4_BLOCK
+
+
+@kernel
+def _float_product(format_id, w, at, blocks, x, tokens, first, last, out, column):
+    """Block by block and, within a block, token by token."""
+    for block in range(blocks):
+        for p in range(first, last):
+            if format_id == BF16_ID:
+                add_bf16_block(w, at, x, tokens[p], BLOCK * block, out, p * out.shape[1] + column)
+            else:
                 add_f32_block(w, at, x, tokens[p], BLOCK * block, out, p * out.shape[1] + column)
-            at += BLOCK * ROWS * 4
+        at += BLOCK * ROWS * (2 if format_id == BF16_ID else 4)

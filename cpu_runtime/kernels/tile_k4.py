@@ -1,12 +1,9 @@
-"""A block of k4 times int8 activations; shapes as in `tile.py`.
-
-Codes go from the line straight into the product for many tokens too: to take nibbles apart again for each token costs
-no more than to load them from where they would be kept.
-"""
+"""A block of k4 times int8 activations, or as a panel; shapes as in `tile.py` and `panel.py`."""
 
 from __future__ import annotations
 
 from cpu_runtime.kernels.cpu import LANES
+from cpu_runtime.kernels.panel import put
 from cpu_runtime.kernels.vectors import (
     fma,
     high_nibbles,
@@ -14,6 +11,7 @@ from cpu_runtime.kernels.vectors import (
     load_f32,
     load_i8,
     low_nibbles,
+    minus,
     mul,
     nibble_dot,
     prefetch,
@@ -71,3 +69,16 @@ def ask_for_k4_block(w, at):
     """Ask for the block that is AHEAD of the one at `at`."""
     for line in range(0, K4_BLOCK, LINE):
         prefetch(w, at + AHEAD + line)
+
+
+@kernel
+def unpack_k4(w, at, start, end, panel, scales):
+    """Blocks start .. end - 1 of the tile as a panel."""
+    for block in range(end - start):
+        block_at = at + (start + block) * K4_BLOCK
+        for g in range(2):
+            store_f32(scales, ROWS * (2 * block + g), load_bf16(w, block_at + 2 * ROWS * g, ROWS))
+        for line in range(8):
+            codes, i = load_i8(w, block_at + LINE * (1 + line), LINE), BLOCK * block + 8 * line
+            put(panel, i, 0, minus(low_nibbles(codes), ZERO))
+            put(panel, i + 4, 0, minus(high_nibbles(codes), ZERO))

@@ -1,8 +1,9 @@
-"""A block of q8 times int8 activations; shapes as in `tile.py`."""
+"""A block of q8 times int8 activations, or as a panel; shapes as in `tile.py` and `panel.py`."""
 
 from __future__ import annotations
 
 from cpu_runtime.kernels.cpu import LANES, OFFSET
+from cpu_runtime.kernels.panel import put
 from cpu_runtime.kernels.vectors import (
     biased,
     dot,
@@ -40,3 +41,14 @@ def add_q8_block(w, at, block, q, scale, sums, t, out, o):
             )
             total = fma(to_f32(group), both_scales, total)
         store_f32(out, o + row, total)
+
+
+@kernel
+def unpack_q8(w, at, start, end, panel, scales):
+    """Blocks start .. end - 1 of the tile as a panel."""
+    for block in range(end - start):
+        block_at = at + (start + block) * Q8_BLOCK
+        for g in range(2):
+            store_f32(scales, ROWS * (2 * block + g), load_f16(w, block_at + 2 * ROWS * g, ROWS))
+        for i in range(0, BLOCK, 4):
+            put(panel, BLOCK * block + i, 0, load_i8(w, block_at + LINE * (1 + i // 4), LINE))

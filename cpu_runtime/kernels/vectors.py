@@ -6,19 +6,23 @@ typed (bytes in a u8 array), from its very first one, whatever its number of dim
 Numba has no arrays of 16-bit floats: kernels see them as `.view(np.uint16)`.
 
     load_f32(a, i, n)  load_f16  load_bf16     n floats as f32, from memory of that type
-    store_f32(a, i, v) store_i8                to memory of that type
+    store_f32(a, i, v) store_i8  store_i16     to memory of that type
     splat_f32(x, n)    splat_i32(x, n)         n copies
     mul(x, y)  fma(x, y, z)                    x * y, and x * y + z rounded once where the CPU can
     to_f32(v)                                  each int as a float
     sum_of(v)                                  the sum of all floats, halves first
-    load_i8(a, i, n)                           n bytes
+    load_i8(a, i, n)   load_i16                n bytes, n int16
     spread(v)          splat4(a, i, n)         each byte 4 times; 4 bytes at a[i:], n times
+    even_bytes(v)      odd_bytes(v)            every other byte as int16
+    minus(v, n)        group_scales(meta)      each byte less n; meta >> 2 as int16, of every other byte of spread meta
+    splat2(a, i, n)    times(x, y)             2 int16 at a[i:], n times; x * y of int16, lower half
+    pair_dot(acc, w, x)                        acc[r] += sum_j w[r, j] * x[r, j], j = 0, 1, int16 into int32
     low_nibbles(v)     high_nibbles(v)         v & 15, v >> 4
     dot(acc, w, x)                             acc[r] += sum_j w[r, j] * x[r, j], j = 0..3, bytes into int32
     scaled_dot(acc, start, meta, w0, x0, ..)   acc[r] += (meta[r] >> 2) * (start[r] + dots of 4 pairs); meta is spread
     nibble_dot(acc, w0, x0, ..)                acc[r] += dots of 4 pairs; every byte of w in 0..15
     biased(v)                                  signed weights as `dot` wants them on this CPU: plus cpu.OFFSET
-    look_up_in(table)                          makes look_up(code, meta) = table[16 * (meta & 3) + code] + cpu.OFFSET
+    look_up_in(table, offset)                  makes look_up(code, meta) = table[16 * (meta & 3) + code] + offset
     prefetch(a, i)                             asks for a cache line
     read_only(a)                               the same array, so that mapped and owned memory compile to one code
 
@@ -54,7 +58,7 @@ from cpu_runtime.kernels.lowering import (
 from quant.jit import DISABLED, cpu_features
 
 _ELEMENTS = {"i8": I8, "i16": I16, "i32": I32, "f32": F32}
-_DOT, _SCALED_DOT, _NIBBLE_DOT, _LOOK_UP = LOWERINGS[LOWERING]
+_DOT, _SCALED_DOT, _NIBBLE_DOT, _PAIR_DOT, _LOOK_UP = LOWERINGS[LOWERING]
 # Without the instruction, LLVM calls the C library's fma for every lane.
 _FMA = "llvm.fma" if LOWERING == "neon" or "fma" in cpu_features() else "llvm.fmuladd"
 
@@ -195,6 +199,10 @@ load_i8 = operation(lambda a, i, n=16: _bytes_at(a, i, n).view(np.int8).copy())(
 )
 store_f32 = operation(_writer(np.float32))(_named("store_f32", _store("f32", _as_is)))
 store_i8 = operation(_writer(np.int8))(_named("store_i8", _store("i8", _as_is)))
+load_i16 = operation(lambda a, i, n=16: _bytes_at(a, i, 2 * n).view(np.int16).copy())(
+    _named("load_i16", _load("i16", _as_is, "i16"))
+)
+store_i16 = operation(_writer(np.int16))(_named("store_i16", _store("i16", _as_is)))
 
 
 @operation(lambda a, i: None)
@@ -236,16 +244,27 @@ def splat_i32(typing_context: Any, x: Any, n: Any = 16) -> Any:
     return _typed(Vector("i32", count), (types.int32, n), lambda b, x, *_: _splat(b, x, count))
 
 
-@operation(lambda a, i, n=16: np.tile(_bytes_at(a, i, 4).view(np.int8), n))
-def splat4(typing_context: Any, a: Any, i: Any, n: Any = 16) -> Any:
-    count = _length(n)
+def _splat_word(element: str) -> Callable[..., Any]:
+    """The typing function of n copies of the 4 bytes at a[i:], as elements of a smaller type."""
 
-    def generate(context: Any, b: ir.IRBuilder, signature: Any, values: Any) -> ir.Value:
-        four = b.load(_pointer(context, b, signature.args[0], values[0], values[1], I32))
-        four.align = 1
-        return b.bitcast(_splat(b, four, count), vector(I8, 4 * count))
+    def typing(typing_context: Any, a: Any, i: Any, n: Any = 16) -> Any:
+        count = _length(n)
+        to = Vector(element, count * 32 // _ELEMENTS[element].width)
 
-    return Vector("i8", 4 * count)(a, types.intp, types.intp if isinstance(n, int) else n), generate
+        def generate(context: Any, b: ir.IRBuilder, signature: Any, values: Any) -> ir.Value:
+            word = b.load(_pointer(context, b, signature.args[0], values[0], values[1], I32))
+            word.align = 1
+            return b.bitcast(_splat(b, word, count), to.llvm)
+
+        return to(a, types.intp, types.intp if isinstance(n, int) else n), generate
+
+    return typing
+
+
+splat4 = operation(lambda a, i, n=16: np.tile(_bytes_at(a, i, 4).view(np.int8), n))(_named("splat4", _splat_word("i8")))
+splat2 = operation(lambda a, i, n=16: np.tile(_bytes_at(a, i, 4).view(np.int16), n))(
+    _named("splat2", _splat_word("i16"))
+)
 
 
 # --- lane by lane ---
@@ -313,6 +332,53 @@ def high_nibbles(typing_context: Any, v: Any) -> Any:
     return _typed(v, (v,), lambda b, v: b.lshr(v, constant(I8, [4] * v.type.count)))
 
 
+@operation(lambda v, n: v - np.int8(n))
+def minus(typing_context: Any, v: Any, n: Any) -> Any:
+    less = _length(n)
+    return _typed(v, (v, n), lambda b, v, *_: b.sub(v, constant(I8, [less] * v.type.count)))
+
+
+def _every_other(b: ir.IRBuilder, v: ir.Value, left: int) -> ir.Value:
+    """The upper bytes of int16 after a shift to the left, with their sign."""
+    pairs = b.bitcast(v, vector(I16, v.type.count // 2))
+    n = pairs.type.count
+    return b.ashr(b.shl(pairs, constant(I16, [left] * n)), constant(I16, [8] * n))
+
+
+@operation(lambda v: v[::2].astype(np.int16))
+def even_bytes(typing_context: Any, v: Any) -> Any:
+    return _typed(Vector("i16", v.length // 2), (v,), lambda b, v: _every_other(b, v, 8))
+
+
+@operation(lambda v: v[1::2].astype(np.int16))
+def odd_bytes(typing_context: Any, v: Any) -> Any:
+    return _typed(Vector("i16", v.length // 2), (v,), lambda b, v: _every_other(b, v, 0))
+
+
+@operation(lambda meta: (meta[::2] >> 2).astype(np.int16))
+def group_scales(typing_context: Any, meta: Any) -> Any:
+    n = meta.length // 2
+
+    def build(b: ir.IRBuilder, meta: ir.Value) -> ir.Value:
+        return b.ashr(b.bitcast(meta, vector(I16, n)), constant(I16, [10] * n))
+
+    return _typed(Vector("i16", n), (meta,), build)
+
+
+@operation(np.multiply)
+def times(typing_context: Any, x: Any, y: Any) -> Any:
+    return _typed(x, (x, y), lambda b, x, y: b.mul(x, y))
+
+
+def _pair_dot_meaning(acc: np.ndarray, w: np.ndarray, x: np.ndarray) -> np.ndarray:
+    return acc + (w.reshape(-1, 2).astype(np.int32) * x.reshape(-1, 2)).sum(1, dtype=np.int32)
+
+
+@operation(_pair_dot_meaning)
+def pair_dot(typing_context: Any, acc: Any, w: Any, x: Any) -> Any:
+    return _typed(acc, (acc, w, x), _PAIR_DOT)
+
+
 def _dot_meaning(acc: np.ndarray, w: np.ndarray, x: np.ndarray) -> np.ndarray:
     weights = (w.view(np.uint8) if OFFSET else w).reshape(-1, 4).astype(np.int32)
     return acc + (weights * x.reshape(-1, 4)).sum(1, dtype=np.int32)
@@ -366,10 +432,9 @@ def biased(typing_context: Any, v: Any) -> Any:
     return _typed(v, (v,), lambda b, v: b.xor(v, constant(I8, [flip] * v.type.count)) if OFFSET else v)
 
 
-def look_up_in(table: np.ndarray) -> Any:
-    """Make look_up(code, meta) for a table of 4 x 16 signed weights, which is compiled in."""
-    entries = [int(x) for x in np.asarray(table).reshape(64)]
-    held = (np.array(entries) + OFFSET).astype(np.uint8).view(np.int8)
+def look_up_in(table: np.ndarray, offset: int) -> Any:
+    """Make look_up(code, meta) for a table of 4 x 16 signed weights, which is compiled in, `offset` higher."""
+    held = (np.asarray(table, np.int64).reshape(64) + offset).astype(np.uint8).view(np.int8)
 
     @operation(lambda code, meta: held[16 * (meta.astype(np.int64) & 3) + code])
     def look_up(typing_context: Any, code: Any, meta: Any) -> Any:

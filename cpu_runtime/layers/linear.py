@@ -9,11 +9,13 @@ import numpy as np
 from cpu_runtime.kernels.activations import quantize_rows
 from cpu_runtime.kernels.experts import grouped_matmul
 from cpu_runtime.kernels.matmul import matmul, read_rows
+from cpu_runtime.kernels.panel import widen_rows
 from cpu_runtime.kernels.tile import READS_INT8
 from quant.formats import BLOCK, ROWS, Matrix
 
 # What float formats are handed in place of int8 activations: never read, only typed.
-_NO_INT8 = np.zeros((1, 64), np.int8), np.zeros((1, 2), np.float32), np.zeros((1, 4), np.int32)
+_NO_WIDE = np.zeros((1, 64), np.int16)
+_NO_INT8 = np.zeros((1, 64), np.int8), _NO_WIDE, np.zeros((1, 2), np.float32), np.zeros((1, 4), np.int32)
 
 _PASSING = 32  # rows, each in a tile of 16 that is read whole
 
@@ -26,7 +28,8 @@ def padded(cols: int) -> int:
 class Activations:
     """T rows of activations that any number of matrices read; quantized to int8 at most once.
 
-    Shapes: x [T, Cp] f32, zero beyond the true width · q [T, Cp] i8 · scale [T, Cp/32] f32 · sums [T, Cp/16] i32
+    Shapes: x [T, Cp] f32, zero beyond the true width · q [T, Cp] i8 · wide [T, Cp] i16, q again where T > 1
+            scale [T, Cp/32] f32 · sums [T, Cp/16] i32
     """
 
     __slots__ = ("_int8", "x")
@@ -38,22 +41,26 @@ class Activations:
             wide[:, :cols] = x
             x = wide
         self.x = x
-        self._int8: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
+        self._int8: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None = None
 
     @property
-    def int8(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(q, scale, sums), made on first use."""
+    def int8(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """(q, wide, scale, sums), made on first use."""
         if self._int8 is None:
             rows, cols = self.x.shape
             q = np.empty((rows, cols), np.int8)
             scale = np.empty((rows, cols // 32), np.float32)
             sums = np.empty((rows, cols // 16), np.int32)
             quantize_rows(self.x, q, scale, sums)
-            self._int8 = q, scale, sums
+            wide = _NO_WIDE
+            if rows > 1:
+                wide = np.empty((rows, cols), np.int16)
+                widen_rows(q, wide)
+            self._int8 = q, wide, scale, sums
         return self._int8
 
-    def for_format(self, format_id: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """(x, q, scale, sums) as kernels take them; int8 only for the formats that read it."""
+    def for_format(self, format_id: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """(x, q, wide, scale, sums) as kernels take them; int8 only for the formats that read it."""
         return (self.x, *(self.int8 if format_id in READS_INT8 else _NO_INT8))
 
 

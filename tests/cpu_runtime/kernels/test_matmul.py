@@ -27,7 +27,7 @@ def gaussian(*shape: int, seed: int = 0) -> np.ndarray:
 
 def seen(x: Activations, name: str) -> np.ndarray:
     """The activations that a format's kernel computes with."""
-    return reference.dequantized(*x.int8[:2]) if name in INTEGER else x.x
+    return reference.dequantized(x.int8[0], x.int8[2]) if name in INTEGER else x.x
 
 
 def product(name: str, weights: np.ndarray, x: Activations) -> np.ndarray:

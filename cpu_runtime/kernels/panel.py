@@ -1,0 +1,117 @@
+"""A panel: a stretch of a tile unpacked to int16, and its product with many tokens at once.
+
+However a format stores weights, many tokens see them in the same way: as int16, two inputs of a row side by side, as
+the instructions that add two products want them, with one float scale for each row and group of 32 inputs. Unpacking
+costs as much as a few tokens' products and serves them all; a panel fits the first cache beside the tokens at hand.
+
+Shapes: panel [256, 16, 2] i16: pair k of a row is its inputs 4 (k // 2) + k % 2 and 2 further
+        scales [16, 16] f32: of group of inputs, of row · wide [T, Cp] i16: int8 activations in the order of the panel
+"""
+
+from __future__ import annotations
+
+from cpu_runtime.kernels.vectors import (
+    even_bytes,
+    fma,
+    load_f32,
+    load_i16,
+    mul,
+    odd_bytes,
+    pair_dot,
+    splat2,
+    splat_f32,
+    splat_i32,
+    store_f32,
+    store_i16,
+    times,
+    to_f32,
+)
+from quant.formats import ROWS, SEGMENT
+from quant.jit import kernel, parallel_kernel, prange
+
+GROUP = 32  # inputs that share a scale; their products' sum is an integer below 2^24, exact in float32
+PANEL = SEGMENT * ROWS  # weights of a panel
+SCALES = SEGMENT // GROUP * ROWS
+_PAIRS = 2 * ROWS  # weights of one vector: a pair of each row
+_GROUP = GROUP * ROWS
+
+
+@parallel_kernel
+def widen_rows(q, wide):
+    """wide = q as int16, every four inputs in the order 0, 2, 1, 3: that of a panel's pairs.
+
+    Shapes: q [T, Cp] i8 · wide [T, Cp] i16
+    """
+    for t in prange(q.shape[0]):
+        for i in range(0, q.shape[1], 4):
+            wide[t, i] = q[t, i]
+            wide[t, i + 1] = q[t, i + 2]
+            wide[t, i + 2] = q[t, i + 1]
+            wide[t, i + 3] = q[t, i + 3]
+
+
+@kernel
+def put(panel, i, row, weights):
+    """The weights of inputs i .. i + 3 (a multiple of 4), bytes of rows from `row` on, 4 a row."""
+    store_i16(panel, i * ROWS + 2 * row, even_bytes(weights))
+    store_i16(panel, i * ROWS + _PAIRS + 2 * row, odd_bytes(weights))
+
+
+@kernel
+def put_scaled(panel, i, row, weights, factors):
+    """The same times an int16 factor for each row, in both of its places."""
+    store_i16(panel, i * ROWS + 2 * row, times(even_bytes(weights), factors))
+    store_i16(panel, i * ROWS + _PAIRS + 2 * row, times(odd_bytes(weights), factors))
+
+
+@kernel
+def multiply(panel, scales, groups, start, wide, x_scale, tokens, first, last, out, column):
+    """out[p, column : column + 16] += panel · inputs `start` and further of token tokens[p], p = first .. last - 1."""
+    p = first
+    while p + 4 <= last:
+        _four(panel, scales, groups, start, wide, x_scale, tokens, p, out, column)
+        p += 4
+    while p < last:
+        _one(panel, scales, groups, start, wide, x_scale, tokens[p], out, p * out.shape[1] + column)
+        p += 1
+
+
+@kernel
+def _four(panel, scales, groups, start, wide, x_scale, tokens, p, out, column):
+    """Four tokens: each pair of weights is loaded once for all, and the sums of 16 rows of each stay in registers."""
+    t0, t1, t2, t3 = tokens[p], tokens[p + 1], tokens[p + 2], tokens[p + 3]
+    width = wide.shape[1]
+    o = p * out.shape[1] + column
+    for g in range(groups):
+        x = start + GROUP * g
+        x0, x1, x2, x3 = t0 * width + x, t1 * width + x, t2 * width + x, t3 * width + x
+        a = b = c = d = splat_i32(0, ROWS)
+        for i in range(0, GROUP, 2):
+            w = load_i16(panel, _GROUP * g + ROWS * i, _PAIRS)
+            a = pair_dot(a, w, splat2(wide, x0 + i, ROWS))
+            b = pair_dot(b, w, splat2(wide, x1 + i, ROWS))
+            c = pair_dot(c, w, splat2(wide, x2 + i, ROWS))
+            d = pair_dot(d, w, splat2(wide, x3 + i, ROWS))
+        row_scales, s = load_f32(scales, ROWS * g, ROWS), x // GROUP
+        _add(out, o, a, row_scales, x_scale[t0, s])
+        _add(out, o + out.shape[1], b, row_scales, x_scale[t1, s])
+        _add(out, o + 2 * out.shape[1], c, row_scales, x_scale[t2, s])
+        _add(out, o + 3 * out.shape[1], d, row_scales, x_scale[t3, s])
+
+
+@kernel
+def _one(panel, scales, groups, start, wide, x_scale, t, out, o):
+    for g in range(groups):
+        x = start + GROUP * g
+        a = splat_i32(0, ROWS)
+        for i in range(0, GROUP, 2):
+            w = load_i16(panel, _GROUP * g + ROWS * i, _PAIRS)
+            a = pair_dot(a, w, splat2(wide, t * wide.shape[1] + x + i, ROWS))
+        _add(out, o, a, load_f32(scales, ROWS * g, ROWS), x_scale[t, x // GROUP])
+
+
+@kernel
+def _add(out, o, total, row_scales, x_scale):
+    """In the order in which a token alone adds them: see the tiles' kernels."""
+    both = mul(row_scales, splat_f32(x_scale, ROWS))
+    store_f32(out, o, fma(to_f32(total), both, load_f32(out, o, ROWS)))
