@@ -1,4 +1,4 @@
-"""The only door to Numba: `kernel`, `parallel_kernel`, `prange`, `set_threads`, `cpu_features`.
+"""The only door to Numba: `kernel`, `parallel_kernel`, `prange`, `set_threads`, `threads`, `cpu_features`.
 
 Kernels carry no explicit signatures, because those compile at import: their types stand in the Shapes line of the
 docstring. Compiled code is kept on disk, so that each machine compiles once; Numba's cache already tells CPUs and
@@ -49,6 +49,7 @@ FASTMATH = frozenset({"nsz", "arcp", "contract", "afn", "reassoc"})
 _config: Any = numba.config  # its attributes are made at run time
 DISABLED = bool(_config.DISABLE_JIT)
 prange = numba.prange
+threads = numba.get_num_threads  # those that are set; a kernel that asked itself could not be kept on disk
 _SHARED = ("codebooks.py", "formats.py", "jit.py")  # sources beside this one whose constants are compiled in
 _OPTIONS: dict[str, Any] = {"nogil": True, "cache": True, "fastmath": set(FASTMATH), "error_model": "numpy"}
 

@@ -182,3 +182,10 @@ def int8_products(w: np.ndarray, x: np.ndarray, rounds: int) -> np.ndarray:
     """w [D/4, R, 4], x [T, D] -> [T, R]: `rounds` times every row times every token."""
     rows = w.transpose(1, 0, 2).reshape(w.shape[1], -1).astype(np.int64)
     return (rounds * (x.astype(np.int64) @ rows.T)).astype(np.float32)
+
+
+def feed_forward(gate: np.ndarray, up: np.ndarray, down: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """One network's matrices and one token's activations."""
+    x = x.astype(np.float64)
+    hidden = silu(gate @ x) * (up @ x)
+    return down @ np.pad(hidden, (0, down.shape[1] - hidden.size))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from quant.jit import parallel_kernel, prange
+from quant.jit import kernel, parallel_kernel, prange
 
 GROUP = 32  # inputs that share a scale
 _ZERO, _LARGEST = np.float32(0), np.float32(127)
@@ -19,16 +19,22 @@ def quantize_rows(x, q, scale, sums):
     tokens, groups = scale.shape
     for t in prange(tokens):
         for g in range(groups):
-            start = GROUP * g
-            largest = _ZERO
-            for i in range(start, start + GROUP):
-                largest = max(largest, abs(x[t, i]))
-            inverse = _LARGEST / largest if largest > _ZERO else _ZERO
-            scale[t, g] = largest / _LARGEST
-            for half in range(2):
-                total = np.int32(0)
-                for i in range(start + 16 * half, start + 16 * half + 16):
-                    code = np.int8(np.rint(x[t, i] * inverse))
-                    q[t, i] = code
-                    total += np.int32(code)
-                sums[t, 2 * g + half] = total
+            quantize_group(x[t], g, q[t], scale[t], sums[t])
+
+
+@kernel
+def quantize_group(x, g, q, scale, sums):
+    """The g-th 32 of one row."""
+    start = GROUP * g
+    largest = _ZERO
+    for i in range(start, start + GROUP):
+        largest = max(largest, abs(x[i]))
+    inverse = _LARGEST / largest if largest > _ZERO else _ZERO
+    scale[g] = largest / _LARGEST
+    for half in range(2):
+        total = np.int32(0)
+        for i in range(start + 16 * half, start + 16 * half + 16):
+            code = np.int8(np.rint(x[i] * inverse))
+            q[i] = code
+            total += np.int32(code)
+        sums[2 * g + half] = total

@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from cpu_runtime.kernels.exponential import silu
+from cpu_runtime.kernels.share import new_counter, run_of, take
 from cpu_runtime.kernels.tile import READS_INT8, tile_product
 from cpu_runtime.kernels.vectors import read_only
 from quant.formats import BLOCK, FORMATS, ROWS, tiles
-from quant.jit import kernel, parallel_kernel, prange
+from quant.jit import kernel, parallel_kernel, prange, threads
 
-_TILE_BYTES = {form.id: form.tile_bytes for form in FORMATS.values()}
+FORMATS_BY_ID = {form.id: form for form in FORMATS.values()}
 
 
 def grouped_matmul(
@@ -34,21 +35,45 @@ def grouped_matmul(
             starts [G + 1] i32 · tokens [P] i32 · out [P, at least whole tiles of rows] f32 · activations as in tile.py
     """
     blocks = (q if format_id in READS_INT8 else x).shape[1] // BLOCK
-    tile_bytes = _TILE_BYTES[format_id](BLOCK * blocks)
+    size = FORMATS_BY_ID[format_id].tile_bytes(BLOCK * blocks)
     _grouped_matmul(
-        format_id, records, offset, tiles(rows), tile_bytes, blocks, slots, starts, x, q, wide, scale, sums, tokens, out
-    )
+        threads(), format_id, records, offset, tiles(rows), size, blocks, slots, starts,
+        x, q, wide, scale, sums, tokens, out,
+    )  # fmt: skip
 
 
 @parallel_kernel
 def _grouped_matmul(
-    format_id, records, offset, n_tiles, tile_bytes, blocks, slots, starts, x, q, wide, scale, sums, tokens, out
-):
+    n_threads, format_id, records, offset, n_tiles, tile_bytes, blocks, slots, starts,
+    x, q, wide, scale, sums, tokens, out,
+):  # fmt: skip
     w = read_only(records)
-    for item in prange(slots.size * n_tiles):
-        g, n = item // n_tiles, item % n_tiles
-        at = np.int64(slots[g]) * records.shape[1] + offset + n * tile_bytes
-        tile_product(format_id, w, at, blocks, x, q, wide, scale, sums, tokens, starts[g], starts[g + 1], out, ROWS * n)
+    counter = new_counter()
+    for _ in prange(n_threads):
+        _share(
+            counter, format_id, w, offset, n_tiles, tile_bytes, blocks, slots, starts,
+            x, q, wide, scale, sums, tokens, out,
+        )  # fmt: skip
+
+
+@kernel
+def _share(
+    counter, format_id, w, offset, n_tiles, tile_bytes, blocks, slots, starts, x, q, wide, scale, sums, tokens, out
+):
+    """One thread's tiles, of one expert after another."""
+    few = run_of(tile_bytes) if tokens.size == slots.size else 1
+    runs = (n_tiles + few - 1) // few
+    while True:
+        item = take(counter, 1)
+        if item >= slots.size * runs:
+            break
+        g, run = item // runs, item % runs
+        start = np.int64(slots[g]) * w.shape[1] + offset
+        for n in range(few * run, min(few * (run + 1), n_tiles)):
+            at = start + n * tile_bytes
+            tile_product(
+                format_id, w, at, blocks, x, q, wide, scale, sums, tokens, starts[g], starts[g + 1], out, ROWS * n
+            )
 
 
 @parallel_kernel
@@ -58,11 +83,12 @@ def swiglu(gate, up, out):
     Shapes: gate, up, out [T, I] f32
     """
     for t in prange(gate.shape[0]):
-        _swiglu_row(gate[t], up[t], out[t])
+        swiglu_row(gate[t], up[t], out[t])
 
 
 @kernel
-def _swiglu_row(gate, up, out):
+def swiglu_row(gate, up, out):
+    """The same for one row."""
     for i in range(out.size):
         out[i] = silu(gate[i]) * up[i]
 

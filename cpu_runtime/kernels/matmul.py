@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from cpu_runtime.kernels.share import new_counter, run_of, take
 from cpu_runtime.kernels.tile import BF16_ID, K4_ID, Q4_ID, Q8_ID, READS_INT8, tile_product
 from cpu_runtime.kernels.tile_k4 import K4_BLOCK, ZERO
 from cpu_runtime.kernels.tile_q4 import Q4_BLOCK, Q4_UNIT, q4_head
@@ -11,7 +12,7 @@ from cpu_runtime.kernels.tile_q8 import Q8_BLOCK
 from cpu_runtime.kernels.vectors import read_only
 from quant.codebooks import Q4_BOOKS
 from quant.formats import BLOCK, LINE, ROWS, SEGMENT
-from quant.jit import kernel, parallel_kernel, prange
+from quant.jit import kernel, parallel_kernel, prange, threads
 
 
 def matmul(
@@ -29,16 +30,29 @@ def matmul(
     Shapes: tiles [n, tile_bytes] u8 · out [T, 16 n] f32 · activations as in `tile.py`: x, or q, wide, scale and sums.
     """
     blocks = (q if format_id in READS_INT8 else x).shape[1] // BLOCK
-    _matmul(format_id, tiles, blocks, x, q, wide, scale, sums, np.arange(out.shape[0], dtype=np.int32), out)
+    _matmul(threads(), format_id, tiles, blocks, x, q, wide, scale, sums, np.arange(out.shape[0], dtype=np.int32), out)
 
 
 @parallel_kernel
-def _matmul(format_id, tiles, blocks, x, q, wide, scale, sums, tokens, out):
+def _matmul(n_threads, format_id, tiles, blocks, x, q, wide, scale, sums, tokens, out):
     w = read_only(tiles)
-    for n in prange(tiles.shape[0]):
-        tile_product(
-            format_id, w, n * tiles.shape[1], blocks, x, q, wide, scale, sums, tokens, 0, tokens.size, out, ROWS * n
-        )
+    counter = new_counter()
+    for _ in prange(n_threads):
+        _share(counter, format_id, w, tiles.shape[1], blocks, x, q, wide, scale, sums, tokens, out)
+
+
+@kernel
+def _share(counter, format_id, w, tile_bytes, blocks, x, q, wide, scale, sums, tokens, out):
+    """One thread's tiles."""
+    n = out.shape[1] // ROWS
+    few = run_of(tile_bytes) if tokens.size == 1 else 1
+    while True:
+        first = take(counter, few)
+        if first >= n:
+            break
+        for tile in range(first, min(first + few, n)):
+            at = tile * tile_bytes
+            tile_product(format_id, w, at, blocks, x, q, wide, scale, sums, tokens, 0, tokens.size, out, ROWS * tile)
 
 
 def read_rows(format_id: int, tiles: np.ndarray, ids: np.ndarray, out: np.ndarray) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from cpu_runtime.kernels.cpu import LANES, OFFSET
+from cpu_runtime.kernels.cpu import LANES, OFFSET, ROW_LANES
 from cpu_runtime.kernels.panel import put_scaled
+from cpu_runtime.kernels.row_lanes import row_lane_product
 from cpu_runtime.kernels.vectors import (
     fma,
     group_scales,
@@ -48,43 +49,42 @@ def q4_head(blocks):
 def one_q4(w, at, blocks, q, scale, sums, t, out, o):
     """One token: weights go from the look-up straight into the product."""
     body = at + q4_head(blocks)
+    result = load_f32(out, o, ROWS)
     for start in range(0, 2 * blocks, 2 * SEGMENT_BLOCKS):
-        end = min(start + 2 * SEGMENT_BLOCKS, 2 * blocks)
-        for row in range(0, ROWS, LANES):
-            result = load_f32(out, o + row, LANES)
-            super_scale = mul(load_f16(w, at + 2 * start + 2 * row, LANES), splat_f32(Q4_UNIT, LANES))
-            for half in range(start, end):
-                meta = body + (half >> 1) * Q4_BLOCK + 2 * ROWS * (half & 1) + row
-                codes = body + (half >> 1) * Q4_BLOCK + LINE + 4 * LINE * (half & 1) + 4 * row
-                x = t * q.shape[1] + 32 * half
-                for line in range(0, 4 * BYTES, LINE):  # the passes over the rows share the block's lines out
-                    prefetch(w, codes + 12 * row + line + AHEAD)
-                prefetch(w, meta + AHEAD)
-                total = splat_i32(0, LANES)
-                total = _add_group(total, w, meta, codes, q, x, sums[t, 2 * half])
+        super_scale = mul(load_f16(w, at + 2 * start, ROWS), splat_f32(Q4_UNIT, ROWS))
+        for half in range(start, min(start + 2 * SEGMENT_BLOCKS, 2 * blocks)):
+            meta = body + (half >> 1) * Q4_BLOCK + 2 * ROWS * (half & 1)
+            codes = body + (half >> 1) * Q4_BLOCK + LINE + 4 * LINE * (half & 1)
+            for line in range(0, 4 * LINE, LINE):
+                prefetch(w, codes + line + AHEAD)
+            prefetch(w, meta + AHEAD)
+            x = t * q.shape[1] + 32 * half
+            if ROW_LANES:
+                total = row_lane_product(w, meta, codes, q, x)
+            else:
+                total = _add_group(splat_i32(0, ROWS), w, meta, codes, q, x, sums[t, 2 * half])
                 total = _add_group(total, w, meta + ROWS, codes + 2 * LINE, q, x + 16, sums[t, 2 * half + 1])
-                result = fma(to_f32(total), mul(super_scale, splat_f32(scale[t, half], LANES)), result)
-            store_f32(out, o + row, result)
+            result = fma(to_f32(total), mul(super_scale, splat_f32(scale[t, half], ROWS)), result)
+    store_f32(out, o, result)
 
 
 @kernel
 def _add_group(total, w, meta_at, codes_at, q, x, s):
     """total += the group's scale * its 16 inputs · the token's."""
-    meta = spread(load_i8(w, meta_at, LANES))
-    a, b = load_i8(w, codes_at, BYTES), load_i8(w, codes_at + LINE, BYTES)
-    start = splat_i32(-OFFSET * s, LANES)
+    meta = spread(load_i8(w, meta_at, ROWS))
+    a, b = load_i8(w, codes_at, LINE), load_i8(w, codes_at + LINE, LINE)
     return scaled_dot(
         total,
-        start,
+        splat_i32(-OFFSET * s, ROWS),
         meta,
         _look_up(low_nibbles(a), meta),
-        splat4(q, x, LANES),
+        splat4(q, x, ROWS),
         _look_up(high_nibbles(a), meta),
-        splat4(q, x + 4, LANES),
+        splat4(q, x + 4, ROWS),
         _look_up(low_nibbles(b), meta),
-        splat4(q, x + 8, LANES),
+        splat4(q, x + 8, ROWS),
         _look_up(high_nibbles(b), meta),
-        splat4(q, x + 12, LANES),
+        splat4(q, x + 12, ROWS),
     )
 
 

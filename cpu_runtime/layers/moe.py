@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -11,7 +12,10 @@ from cpu_runtime.experts.store import ExpertStore, Group
 from cpu_runtime.kernels.experts import grouped_matmul, swiglu, weighted_sum
 from cpu_runtime.kernels.router import sigmoid_top_k, softmax_top_k
 from cpu_runtime.layers.linear import Activations, Linear, padded
+from cpu_runtime.layers.networks import Networks
 from quant.layout import RecordPart
+
+_FIRST = np.zeros(1, np.int32)
 
 
 class Router(Protocol):
@@ -79,9 +83,22 @@ class MLP:
 
     def __call__(self, x: Activations) -> np.ndarray:
         """Shapes: x of T rows -> [T, D] f32."""
+        if x.x.shape[0] == 1:
+            return self._one_token(x)
         hidden = self.gate(x)
         swiglu(hidden, self.up(x), hidden)
         return self.down(Activations(hidden))
+
+    @cached_property
+    def _network(self) -> Networks:
+        matrices = (self.gate.matrix, self.up.matrix, self.down.matrix)
+        return Networks.of([(m.format, m.rows, m.cols, 0) for m in matrices])
+
+    def _one_token(self, x: Activations) -> np.ndarray:
+        gate, up, down = (linear.matrix.tiles.reshape(1, -1) for linear in (self.gate, self.up, self.down))
+        out = np.empty((1, self._network.width), np.float32)
+        self._network.answer((gate, up, down), _FIRST, _FIRST, x, out)
+        return out[:, : self.down.matrix.rows]
 
 
 @dataclass(frozen=True)
@@ -125,6 +142,8 @@ def routed(store: ExpertStore, layer: int, x: Activations, experts: np.ndarray, 
 
     Shapes: experts [T, A] i32, weights [T, A] f32 -> [T, D] f32.
     """
+    if experts.shape[0] == 1:
+        return _one_token(store, layer, x, experts[0], weights)
     distinct, which = np.unique(experts, return_inverse=True)
     which = which.ravel()
     parts = store.records(layer).parts
@@ -144,6 +163,17 @@ def routed(store: ExpertStore, layer: int, x: Activations, experts: np.ndarray, 
         done += order.size
     out = np.empty((experts.shape[0], parts["down"].rows), np.float32)
     weighted_sum(answers, places.reshape(experts.shape), weights, out)
+    return out
+
+
+def _one_token(store: ExpertStore, layer: int, x: Activations, experts: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    parts = store.records(layer).parts
+    networks = Networks.of_records(parts)
+    answers = np.empty((experts.size, networks.width), np.float32)
+    for records, members, slots in store.fetch(layer, experts):
+        networks.answer((records, records, records), slots, members, x, answers)
+    out = np.empty((1, parts["down"].rows), np.float32)
+    weighted_sum(answers, np.arange(experts.size, dtype=np.int32)[None], weights, out)
     return out
 
 

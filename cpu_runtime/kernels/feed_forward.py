@@ -1,0 +1,108 @@
+"""One token through G gated feed-forward networks, down(silu(gate x) * up x), in a single call: most of decoding.
+
+The networks are a layer's active experts, or a shared one. Two passes over the threads: the rows of gate and up that
+make 32 hidden numbers, which are activated and quantized while they are at hand, then the rows of down. Bit for bit
+what the same steps give that are taken one by one for many tokens.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cpu_runtime.kernels.activations import GROUP, quantize_group
+from cpu_runtime.kernels.experts import swiglu_row
+from cpu_runtime.kernels.share import new_counter, run_of, take
+from cpu_runtime.kernels.tile import READS_INT8, tile_product
+from cpu_runtime.kernels.vectors import read_only
+from quant.formats import BLOCK, ROWS
+from quant.jit import kernel, parallel_kernel, prange, threads
+
+_TILES = GROUP // ROWS  # whose rows make one group of hidden numbers
+_LOWEST_INT8 = min(READS_INT8)
+
+
+def feed_forward(ids, offsets, tile_bytes, n_tiles, gate, up, down, slots, members, x, q, wide, scale, sums, out):
+    """out[members[g]] = what network g answers to the one token.
+
+    Triples of gate, up and down: format ids, where in a row a matrix begins, bytes of a tile, tiles
+    Shapes: gate, up, down [n, bytes] u8, network g's matrices in row slots[g] · slots, members [G] i32
+            x, q, wide, scale, sums: one token's, as in tile.py · out [more than any member, whole tiles of D] f32
+    """
+    _feed_forward(
+        threads(), ids, offsets, tile_bytes, n_tiles, gate, up, down, slots, members, x, q, wide, scale, sums, out
+    )
+
+
+@parallel_kernel
+def _feed_forward(
+    n_threads, ids, offsets, tile_bytes, n_tiles, gate, up, down, slots, members, x, q, wide, scale, sums, out
+):
+    gate_w, up_w, down_w = read_only(gate), read_only(up), read_only(down)
+    networks = slots.size
+    width = (n_tiles[0] * ROWS + BLOCK - 1) // BLOCK * BLOCK
+    gated, raised = np.zeros((networks, width), np.float32), np.zeros((networks, width), np.float32)
+    hidden_q, hidden_scale = np.empty((networks, width), np.int8), np.empty((networks, width // GROUP), np.float32)
+    hidden_sums = np.empty((networks, width // 16), np.int32)
+    token = np.zeros(networks, np.int32)  # every network sees the same
+    first, second = new_counter(), new_counter()
+    for _ in prange(n_threads):
+        _hidden(
+            first, ids, offsets, tile_bytes, n_tiles[0], gate_w, up_w, slots, token, x, q, wide, scale, sums,
+            gated, raised, hidden_q, hidden_scale, hidden_sums,
+        )  # fmt: skip
+    asked = np.empty(out.shape[0], np.int32)
+    for g in range(networks):
+        asked[members[g]] = g
+    for _ in prange(n_threads):
+        _answers(
+            second, ids[2], offsets[2], tile_bytes[2], n_tiles[2], down_w, slots, members, asked,
+            gated, hidden_q, wide, hidden_scale, hidden_sums, out,
+        )  # fmt: skip
+
+
+@kernel
+def _hidden(
+    counter, ids, offsets, tile_bytes, n_tiles, gate, up, slots, token, x, q, wide, scale, sums,
+    gated, raised, hidden_q, hidden_scale, hidden_sums,
+):  # fmt: skip
+    """One thread's groups of 32 hidden numbers, a few of one network at a time."""
+    groups, blocks = hidden_scale.shape[1], x.shape[1] // BLOCK
+    few = max(1, run_of(tile_bytes[0]) // _TILES)
+    runs = (groups + few - 1) // few
+    while True:
+        item = take(counter, 1)
+        if item >= slots.size * runs:
+            break
+        g, first = item // runs, item % runs * few
+        last = min(first + few, groups)
+        gate_at = np.int64(slots[g]) * gate.shape[1] + offsets[0]
+        up_at = np.int64(slots[g]) * up.shape[1] + offsets[1]
+        for n in range(_TILES * first, min(_TILES * last, n_tiles)):
+            at = gate_at + n * tile_bytes[0]
+            tile_product(ids[0], gate, at, blocks, x, q, wide, scale, sums, token, g, g + 1, gated, ROWS * n)
+        for n in range(_TILES * first, min(_TILES * last, n_tiles)):
+            at = up_at + n * tile_bytes[1]
+            tile_product(ids[1], up, at, blocks, x, q, wide, scale, sums, token, g, g + 1, raised, ROWS * n)
+        some = slice(GROUP * first, GROUP * last)
+        swiglu_row(gated[g, some], raised[g, some], gated[g, some])
+        if ids[2] >= _LOWEST_INT8:
+            for group in range(first, last):
+                quantize_group(gated[g], group, hidden_q[g], hidden_scale[g], hidden_sums[g])
+
+
+@kernel
+def _answers(
+    counter, format_id, offset, tile_bytes, n_tiles, down, slots, members, asked, x, q, wide, scale, sums, out
+):
+    """One thread's tiles of down."""
+    few, blocks = run_of(tile_bytes), x.shape[1] // BLOCK
+    runs = (n_tiles + few - 1) // few
+    while True:
+        item = take(counter, 1)
+        if item >= slots.size * runs:
+            break
+        g, run = item // runs, item % runs
+        start, p = np.int64(slots[g]) * down.shape[1] + offset, members[g]
+        for n in range(few * run, min(few * (run + 1), n_tiles)):
+            at = start + n * tile_bytes
+            tile_product(format_id, down, at, blocks, x, q, wide, scale, sums, asked, p, p + 1, out, ROWS * n)
