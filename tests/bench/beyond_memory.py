@@ -11,33 +11,22 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import numpy as np
-
 from cpu_runtime import Engine
-from cpu_runtime.experts.arena import Arena
 from cpu_runtime.experts.mapped import MappedExperts
-from cpu_runtime.experts.record_file import RecordFile
 from cpu_runtime.experts.store import ExpertStore
-from cpu_runtime.experts.streamed import READERS, Statistics, StreamedExperts
-from cpu_runtime.layers.linear import Activations
-from cpu_runtime.layers.moe import MoE
+from cpu_runtime.experts.streamed import Statistics, StreamedExperts
 from cpu_runtime.memory import process_bytes
-from quant.container import QuantizedModel, open_model
+from quant.container import open_model
+from tests.bench.half_memory import drawn, drive_rate, forget, limited
 from tests.published import MINIMAX_M25, scaled
 from tests.synth import write_model
 
-CGROUP = Path("/sys/fs/cgroup/memory")
 SIZES = {
     "hidden_size": 2048,
     "intermediate_size": 768,
@@ -45,66 +34,11 @@ SIZES = {
     "num_attention_heads": 16,
     "vocab_size": 32_000,
 }
+THIS = (sys.executable, "-m", "tests.bench.beyond_memory")
 STREAMS = {"uniform": 0, "half kept": 4}
 
 
 # --- the process that decodes ---
-
-
-@dataclass
-class DrawnRouter:
-    """Draws each token's experts: `kept` of the previous token's, the others anew."""
-
-    experts: int
-    active: int
-    kept: int
-    random: np.random.Generator
-    last: np.ndarray
-
-    def __call__(self, x: Activations) -> tuple[np.ndarray, np.ndarray]:
-        """Shapes: x of T rows -> experts [T, A] i32, weights [T, A] f32."""
-        chosen = np.empty((x.x.shape[0], self.active), np.int32)
-        for t in range(len(chosen)):
-            kept = self.random.permutation(self.last)[: self.kept]
-            others = np.setdiff1d(np.arange(self.experts), kept)
-            new = self.random.permutation(others)[: self.active - self.kept]
-            self.last = chosen[t] = np.concatenate([kept, new])
-        return chosen, np.full(chosen.shape, 1 / self.active, np.float32)
-
-
-def drawn(engine: Engine, store: ExpertStore, kept: int) -> None:
-    """Let every layer's experts be drawn, and come from this store."""
-    blocks = []
-    for block in engine.decoder.blocks:
-        moe = block.feed_forward
-        assert isinstance(moe, MoE)
-        random, experts = np.random.default_rng(moe.layer), SIZES["num_local_experts"]
-        router = DrawnRouter(experts, moe.active, kept, random, np.arange(moe.active, dtype=np.int32))
-        blocks.append(replace(block, feed_forward=replace(moe, router=router, store=store)))
-    engine.decoder = replace(engine.decoder, blocks=blocks)
-
-
-def drive_rate(model: QuantizedModel, seconds: float = 2.0) -> float:
-    """Bytes a second of direct reads of random records."""
-    files = [RecordFile(model.expert_layer(n), direct=True) for n in model.expert_layers]
-    arena, random = Arena(READERS, files[0].record_bytes), np.random.default_rng()
-
-    def read(reader: int) -> int:
-        generator, count, start = np.random.default_rng(random.integers(1 << 60)), 0, perf_counter()
-        while perf_counter() - start < seconds:
-            file = files[generator.integers(len(files))]
-            expert = int(generator.integers(file.layer.records.shape[0]))
-            file.read(expert, arena.slot(reader, file.record_bytes))
-            count += 1
-        return count
-
-    start = perf_counter()
-    with ThreadPoolExecutor(READERS) as pool:
-        records = sum(pool.map(read, range(READERS)))
-    rate = records * files[0].record_bytes / (perf_counter() - start)
-    for file in files:
-        file.close()
-    return rate
 
 
 def run(folder: Path, store: str, kept: int, tokens: int, memory_bytes: int) -> dict[str, Any]:
@@ -145,31 +79,6 @@ def run(folder: Path, store: str, kept: int, tokens: int, memory_bytes: int) -> 
 # --- the process that makes the model and starts the others ---
 
 
-def limited(arguments: Sequence[object], limit: int) -> dict[str, Any]:
-    """Run this module's other half under a memory limit."""
-    group = CGROUP / f"moe-beyond-memory-{os.getpid()}"
-    group.mkdir()
-    try:
-        (group / "memory.limit_in_bytes").write_text(str(limit))
-        command = [sys.executable, "-m", "tests.bench.beyond_memory", "--run", *map(str, arguments)]
-        shell = ["sh", "-c", f'echo $$ > {group}/cgroup.procs; exec "$@"', "sh", *command]
-        done = subprocess.run(shell, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise SystemExit(f"exit {done.returncode}\n{done.stderr[-2000:]}")
-        answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-        return answer
-    finally:
-        group.rmdir()
-
-
-def forget(folder: Path) -> None:
-    """Take the model out of the cache, which would otherwise belong to whoever wrote it."""
-    for path in folder.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-
-
 def main() -> None:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -196,7 +105,7 @@ def main() -> None:
             for name, kept in STREAMS.items():
                 for store in ("mapped", "streamed"):
                     forget(folder)
-                    f = limited([folder, store, kept, given.tokens, limit], limit)
+                    f = limited([*THIS, "--run", folder, store, kept, given.tokens, limit], limit)
                     cells = [name, store, f"{f['tokens_s']:.2f}"]
                     if store == "streamed":
                         share = f["read_rate"] / f["drive_rate"]

@@ -1,0 +1,130 @@
+"""Measuring with memory for half of a model: a limited process, drawn routing, the drive's own rate, an LRU's hits."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from cpu_runtime import Engine
+from cpu_runtime.experts.arena import Arena
+from cpu_runtime.experts.record_file import RecordFile
+from cpu_runtime.experts.store import ExpertStore
+from cpu_runtime.experts.streamed import READERS
+from cpu_runtime.layers.linear import Activations
+from cpu_runtime.layers.moe import MoE
+from quant.container import QuantizedModel
+
+CGROUP = Path("/sys/fs/cgroup/memory")
+
+
+def limited(command: Sequence[object], limit: int) -> dict[str, Any]:
+    """Run a command under a memory limit and return the JSON object of its last line; needs root and cgroup v1."""
+    group = CGROUP / f"moe-half-memory-{os.getpid()}"
+    group.mkdir()
+    try:
+        (group / "memory.limit_in_bytes").write_text(str(limit))
+        shell = ["sh", "-c", f'echo $$ > {group}/cgroup.procs; exec "$@"', "sh", *map(str, command)]
+        done = subprocess.run(shell, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SystemExit(f"exit {done.returncode}\n{done.stderr[-2000:]}")
+        answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return answer
+    finally:
+        group.rmdir()
+
+
+def forget(*paths: Path) -> None:
+    """Take files and folders of files out of the cache, which would otherwise belong to whoever wrote them."""
+    for path in (file for given in paths for file in (given.iterdir() if given.is_dir() else [given])):
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+@dataclass
+class DrawnRouter:
+    """Draws each token's experts: `kept` of the previous token's, the others anew; `trace` is all it has drawn."""
+
+    experts: int
+    active: int
+    kept: int
+    random: np.random.Generator
+    last: np.ndarray
+    trace: list[np.ndarray] = field(default_factory=list)
+
+    def __call__(self, x: Activations) -> tuple[np.ndarray, np.ndarray]:
+        """Shapes: x of T rows -> experts [T, A] i32, weights [T, A] f32."""
+        chosen = np.empty((x.x.shape[0], self.active), np.int32)
+        for t in range(len(chosen)):
+            kept = self.random.permutation(self.last)[: self.kept]
+            others = np.setdiff1d(np.arange(self.experts), kept)
+            new = self.random.permutation(others)[: self.active - self.kept]
+            self.last = chosen[t] = np.concatenate([kept, new])
+        self.trace.append(chosen)
+        return chosen, np.full(chosen.shape, 1 / self.active, np.float32)
+
+
+def drawn(engine: Engine, store: ExpertStore, kept: int) -> list[DrawnRouter]:
+    """Let every layer's experts be drawn, and come from this store; the layers' routers."""
+    blocks, routers = [], []
+    for block in engine.decoder.blocks:
+        moe = block.feed_forward
+        assert isinstance(moe, MoE)
+        random, experts = np.random.default_rng(moe.layer), store.records(moe.layer).records.shape[0]
+        routers.append(DrawnRouter(experts, moe.active, kept, random, np.arange(moe.active, dtype=np.int32)))
+        blocks.append(replace(block, feed_forward=replace(moe, router=routers[-1], store=store)))
+    engine.decoder = replace(engine.decoder, blocks=blocks)
+    return routers
+
+
+def lru_hit_rate(traces: Sequence[Sequence[np.ndarray]], slots: int, first: int) -> float:
+    """Hits of one LRU of `slots` experts for all layers, as a share of what the calls from `first` on ask for.
+
+    Shapes: traces of each layer, of each call [T, A] i32.
+    """
+    held: OrderedDict[tuple[int, int], None] = OrderedDict()
+    hits = asked = 0
+    for call, layers in enumerate(zip(*traces, strict=True)):
+        for layer, experts in enumerate(layers):
+            for key in [(layer, int(expert)) for expert in np.unique(experts)]:
+                if call >= first:
+                    asked += 1
+                    hits += key in held
+                held[key] = None
+                held.move_to_end(key)
+                if len(held) > slots:
+                    held.popitem(last=False)
+    return hits / asked
+
+
+def drive_rate(model: QuantizedModel, seconds: float = 2.0) -> float:
+    """Bytes a second of direct reads of random records."""
+    files = [RecordFile(model.expert_layer(n), direct=True) for n in model.expert_layers]
+    arena, random = Arena(READERS, files[0].record_bytes), np.random.default_rng()
+
+    def read(reader: int) -> int:
+        generator, count, start = np.random.default_rng(random.integers(1 << 60)), 0, perf_counter()
+        while perf_counter() - start < seconds:
+            file = files[generator.integers(len(files))]
+            expert = int(generator.integers(file.layer.records.shape[0]))
+            file.read(expert, arena.slot(reader, file.record_bytes))
+            count += 1
+        return count
+
+    start = perf_counter()
+    with ThreadPoolExecutor(READERS) as pool:
+        records = sum(pool.map(read, range(READERS)))
+    rate = records * files[0].record_bytes / (perf_counter() - start)
+    for file in files:
+        file.close()
+    return rate
