@@ -1,7 +1,8 @@
 """Quantized model folders of any shape, written directly: without a checkpoint, and with experts that take no disk.
 
-Weights are random enough to route tokens and to keep every number finite, and repeat: a matrix is at most 256 rows
-drawn anew. With `sparse` the expert files are holes of their full length, which read as zeros: experts that answer 0.
+Weights are random enough to route tokens evenly and to keep every number finite, and repeat: a matrix is at most
+256 rows drawn anew. With `sparse` the expert files are holes of their full length, which read as zeros: experts that
+answer 0.
 """
 
 from __future__ import annotations
@@ -60,18 +61,29 @@ def _write_dense(source: Any, plan: Plan, recipe: Recipe, path: Path) -> None:
             if form is None:
                 file.write(_vector(dense, rng).tobytes())
                 continue
-            drawn = form.pack(_drawn(min(DRAWN_ROWS, dense.shape[0]), dense.shape[1], rng))
-            _repeat(drawn, shape[0], file)
+            drawn = _drawn(min(DRAWN_ROWS, dense.shape[0]), dense.shape[1], rng) * np.float32(deviation(dense))
+            _repeat(form.pack(drawn), shape[0], file)
+
+
+def deviation(dense: Dense) -> float:
+    """The standard deviation of a tensor's weights, such that experts are used evenly.
+
+    Embeddings outweigh what layers add to them, which tokens have in common and which would send all of them to the
+    same experts; biases of routers, which prefer some, are 0.
+    """
+    if dense.kind == "vector":
+        return 0.0 if dense.role == "router" else 0.1
+    return 16.0 if dense.role == "embedding" else dense.shape[1] ** -0.5
 
 
 def _vector(dense: Dense, rng: np.random.Generator) -> np.ndarray:
     """Near 1 for norms, small for biases and states."""
     near = 1.0 if dense.role == "norm" and not dense.name.endswith("bias") else 0.0
-    return (near + 0.1 * rng.standard_normal(dense.shape)).astype(np.float32)
+    return (near + deviation(dense) * rng.standard_normal(dense.shape)).astype(np.float32)
 
 
 def _drawn(rows: int, cols: int, rng: np.random.Generator) -> np.ndarray:
-    return (rng.standard_normal((rows, cols), np.float32) / np.float32(cols**0.5)).astype(np.float32)
+    return rng.standard_normal((rows, cols), np.float32)
 
 
 def _repeat(drawn: np.ndarray, tiles: int, file: Any) -> None:
@@ -112,7 +124,7 @@ def _record(parts: dict[str, layout.RecordPart], record_bytes: int, rng: np.rand
 def _packed(form: Format, rows: int, cols: int, rng: np.random.Generator) -> np.ndarray:
     rows = min(DRAWN_ROWS, -(-rows // ROWS) * ROWS)
     if form.name != "k4":
-        return form.pack(_drawn(rows, cols, rng)).reshape(-1)
+        return form.pack(_drawn(rows, cols, rng) * np.float32(cols**-0.5)).reshape(-1)
     codes = rng.integers(0, 256, (rows, cols // 2), np.uint8)
     scales = np.full((rows, cols // 32), np.float32(0.2 / cols**0.5).view(np.uint32) >> 16, np.uint16)
     out = np.zeros((rows // ROWS, form.tile_bytes(cols)), np.uint8)
