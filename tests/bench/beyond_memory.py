@@ -23,7 +23,8 @@ from cpu_runtime.experts.store import ExpertStore
 from cpu_runtime.experts.streamed import Statistics, StreamedExperts
 from cpu_runtime.memory import process_bytes
 from quant.container import open_model
-from tests.bench.half_memory import drawn, drive_rate, forget, limited
+from tests.bench.cold import forget
+from tests.bench.half_memory import drawn, drive_rate, limited
 from tests.published import MINIMAX_M25, scaled
 from tests.synth import write_model
 

@@ -43,14 +43,6 @@ def limited(command: Sequence[object], limit: int) -> dict[str, Any]:
         group.rmdir()
 
 
-def forget(*paths: Path) -> None:
-    """Take files and folders of files out of the cache, which would otherwise belong to whoever wrote them."""
-    for path in (file for given in paths for file in (given.iterdir() if given.is_dir() else [given])):
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-
-
 @dataclass
 class DrawnRouter:
     """Draws each token's experts: `kept` of the previous token's, the others anew; `trace` is all it has drawn."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.bench.half_memory import forget, limited
+from tests.bench.half_memory import limited
 from tests.bench.llama.gguf_model import write_gguf
 from tests.published import MINIMAX_M25, QWEN_397B, scaled
 from tests.synth import write_model
@@ -116,7 +116,6 @@ class Bench:
         progress(f"{module} {' '.join(arguments)} {request}{f' in {limit} bytes' if limit else ''}")
         command = [*self.under, sys.executable, "-m", f"tests.bench.llama.{module}", *arguments, json.dumps(request)]
         if limit is not None:
-            forget(model)
             found = limited(command, limit)
         else:
             done = subprocess.run(command, capture_output=True, text=True, check=False)

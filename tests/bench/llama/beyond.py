@@ -31,7 +31,7 @@ def rows(bench: Bench) -> list[Row]:
             found[name].append(
                 bench.ask_ours("half_memory", pair.ours, limits[0], **request, prompt=0 if kept else prompt)
             )
-        their = {"repetitions": 1, "warm": warm, "warm_prompt": False}
+        their = {"repetitions": 1, "warm": warm, "warm_prompt": False, "cold": True}
         for test, sample in (((0, tokens, 0), theirs), ((prompt, 0, 0), their_prompt)):
             sample.values += bench.ask_theirs(pair.theirs, MODE, limits[1], tests=[test], **their)["rates"][0]
     drive = Sample("GB/s", [f["drive_rate"] / 1e9 for runs in found.values() for f in runs])

@@ -20,6 +20,7 @@ from cpu_runtime.roofs import roofs
 from cpu_runtime.session import PREFILL_CHUNK
 from quant.container import open_model
 from quant.jit import set_threads
+from tests.bench.cold import forget
 from tests.bench.half_memory import drawn, drive_rate, lru_hit_rate
 
 
@@ -46,6 +47,7 @@ def half_memory(
     path: str, threads: int, memory_bytes: int, kept: int, warm: int, tokens: int, prompt: int
 ) -> dict[str, Any]:
     """Decode with drawn routing, then read a prompt; and what the store did in each."""
+    forget(Path(path))  # here, not before: others may have read it while this process waited for its turn
     set_threads(threads)
     model = open_model(Path(path))
     before = drive_rate(model)

@@ -10,10 +10,13 @@ import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import numpy as np
+
+from tests.bench.cold import forget
 
 MODES = {  # (load mode, repacked weights)
     "mmap, repacked": ("LLAMA_LOAD_MODE_AUTO", True),
@@ -25,7 +28,10 @@ MODES = {  # (load mode, repacked weights)
 
 @dataclass(frozen=True)
 class Request:
-    """Tests are (prompt, generated, depth) in tokens; `warm` tokens are generated before a generation is timed."""
+    """Tests are (prompt, generated, depth) in tokens; `warm` tokens are generated before a generation is timed.
+
+    With `cold` the file is taken out of the cache first.
+    """
 
     path: str
     mode: str
@@ -35,12 +41,15 @@ class Request:
     repetitions: int = 2
     warm: int = 16
     warm_prompt: bool = True
+    cold: bool = False
 
 
 def run(request: Request) -> dict[str, Any]:
     """Tokens a second of every repetition of each test, and what llama.cpp says about itself."""
     import llama_cpp as lib
 
+    if request.cold:
+        forget(Path(request.path))
     quiet = lib.llama_log_callback(lambda level, text, user: sys.stderr.write(text.decode()) if level == 4 else None)
     lib.llama_log_set(quiet, ctypes.c_void_p(0))
     lib.llama_backend_init()
