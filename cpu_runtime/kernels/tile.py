@@ -17,9 +17,9 @@ import numpy as np
 
 from cpu_runtime.kernels.panel import PANEL, SCALES, multiply
 from cpu_runtime.kernels.tile_float import add_bf16_block, add_f32_block
-from cpu_runtime.kernels.tile_k4 import K4_BLOCK, add_k4_block, ask_for_k4_block, unpack_k4
+from cpu_runtime.kernels.tile_k4 import one_k4, unpack_k4
 from cpu_runtime.kernels.tile_q4 import one_q4, unpack_q4
-from cpu_runtime.kernels.tile_q8 import Q8_BLOCK, add_q8_block, unpack_q8
+from cpu_runtime.kernels.tile_q8 import one_q8, unpack_q8
 from quant.formats import BLOCK, FORMATS, ROWS, SEGMENT
 from quant.jit import kernel
 
@@ -60,14 +60,9 @@ def _one_token(format_id, w, at, blocks, q, scale, sums, t, out, o):
     if format_id == Q4_ID:
         one_q4(w, at, blocks, q, scale, sums, t, out, o)
     elif format_id == Q8_ID:
-        for block in range(blocks):
-            add_q8_block(w, at, block, q, scale, sums, t, out, o)
-            at += Q8_BLOCK
+        one_q8(w, at, blocks, q, scale, sums, t, out, o)
     else:
-        for block in range(blocks):
-            ask_for_k4_block(w, at)
-            add_k4_block(w, at, block, q, scale, sums, t, out, o)
-            at += K4_BLOCK
+        one_k4(w, at, blocks, q, scale, sums, t, out, o)
 
 
 @kernel

@@ -1,8 +1,7 @@
-"""A block of k4 times int8 activations, or as a panel; shapes as in `tile.py` and `panel.py`."""
+"""A tile of k4 times int8 activations, or as a panel; shapes as in `tile.py` and `panel.py`."""
 
 from __future__ import annotations
 
-from cpu_runtime.kernels.cpu import LANES
 from cpu_runtime.kernels.panel import put
 from cpu_runtime.kernels.vectors import (
     fma,
@@ -25,50 +24,42 @@ from quant.formats import BLOCK, K4, LINE, ROWS
 from quant.jit import kernel
 
 K4_BLOCK, ZERO = K4.BLOCK_BYTES, K4.ZERO
-BYTES = 4 * LANES  # of a line, that one vector of int32 lanes covers
 AHEAD = 8 * K4_BLOCK  # bytes from the block in work to the one asked for; 2 .. 64 blocks differ little
 
 
 @kernel
-def add_k4_block(w, at, block, q, scale, sums, t, out, o):
-    """out[o : o + 16] += block · token t. Codes are multiplied as they are, and 8 times the inputs' sum taken off."""
-    for row in range(0, ROWS, LANES):
-        total = load_f32(out, o + row, LANES)
+def one_k4(w, at, blocks, q, scale, sums, t, out, o):
+    """One token: out[o : o + 16] += tile · token t. Codes count as they are; 8 times the inputs' sum is taken off."""
+    result = load_f32(out, o, ROWS)
+    for block in range(blocks):
+        for line in range(0, K4_BLOCK, LINE):
+            prefetch(w, at + AHEAD + line)
         for g in range(2):
-            codes, x = at + LINE * (1 + 4 * g) + 4 * row, t * q.shape[1] + BLOCK * block + 32 * g
-            s = 4 * block + 2 * g
-            group = splat_i32(-ZERO * (sums[t, s] + sums[t, s + 1]), LANES)
+            codes, x, s = at + LINE * (1 + 4 * g), t * q.shape[1] + BLOCK * block + 32 * g, 4 * block + 2 * g
+            group = splat_i32(-ZERO * (sums[t, s] + sums[t, s + 1]), ROWS)
             group = _add_group(group, w, codes, q, x)
             group = _add_group(group, w, codes + 2 * LINE, q, x + 16)
-            both_scales = mul(
-                load_bf16(w, at + 2 * ROWS * g + 2 * row, LANES), splat_f32(scale[t, 2 * block + g], LANES)
-            )
-            total = fma(to_f32(group), both_scales, total)
-        store_f32(out, o + row, total)
+            both_scales = mul(load_bf16(w, at + 2 * ROWS * g, ROWS), splat_f32(scale[t, 2 * block + g], ROWS))
+            result = fma(to_f32(group), both_scales, result)
+        at += K4_BLOCK
+    store_f32(out, o, result)
 
 
 @kernel
 def _add_group(total, w, codes_at, q, x):
     """total += the codes of 16 inputs · the token's."""
-    a, b = load_i8(w, codes_at, BYTES), load_i8(w, codes_at + LINE, BYTES)
+    a, b = load_i8(w, codes_at, LINE), load_i8(w, codes_at + LINE, LINE)
     return nibble_dot(
         total,
         low_nibbles(a),
-        splat4(q, x, LANES),
+        splat4(q, x, ROWS),
         high_nibbles(a),
-        splat4(q, x + 4, LANES),
+        splat4(q, x + 4, ROWS),
         low_nibbles(b),
-        splat4(q, x + 8, LANES),
+        splat4(q, x + 8, ROWS),
         high_nibbles(b),
-        splat4(q, x + 12, LANES),
+        splat4(q, x + 12, ROWS),
     )
-
-
-@kernel
-def ask_for_k4_block(w, at):
-    """Ask for the block that is AHEAD of the one at `at`."""
-    for line in range(0, K4_BLOCK, LINE):
-        prefetch(w, at + AHEAD + line)
 
 
 @kernel

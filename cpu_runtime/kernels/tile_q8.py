@@ -1,8 +1,8 @@
-"""A block of q8 times int8 activations, or as a panel; shapes as in `tile.py` and `panel.py`."""
+"""A tile of q8 times int8 activations, or as a panel; shapes as in `tile.py` and `panel.py`."""
 
 from __future__ import annotations
 
-from cpu_runtime.kernels.cpu import LANES, OFFSET
+from cpu_runtime.kernels.cpu import OFFSET
 from cpu_runtime.kernels.panel import put
 from cpu_runtime.kernels.vectors import (
     biased,
@@ -12,6 +12,7 @@ from cpu_runtime.kernels.vectors import (
     load_f32,
     load_i8,
     mul,
+    prefetch,
     splat4,
     splat_f32,
     splat_i32,
@@ -22,25 +23,26 @@ from quant.formats import BLOCK, LINE, Q8, ROWS
 from quant.jit import kernel
 
 Q8_BLOCK = Q8.BLOCK_BYTES
-BYTES = 4 * LANES  # of a line, that one vector of int32 lanes covers
+AHEAD = 4 * Q8_BLOCK  # bytes from the block in work to the one asked for
 
 
 @kernel
-def add_q8_block(w, at, block, q, scale, sums, t, out, o):
-    """out[o : o + 16] += block · token t."""
-    x, s = t * q.shape[1] + BLOCK * block, 4 * block
-    for row in range(0, ROWS, LANES):
-        total = load_f32(out, o + row, LANES)
+def one_q8(w, at, blocks, q, scale, sums, t, out, o):
+    """One token: out[o : o + 16] += tile · token t."""
+    result = load_f32(out, o, ROWS)
+    for block in range(blocks):
+        for line in range(0, Q8_BLOCK, LINE):
+            prefetch(w, at + AHEAD + line)
         for g in range(2):
-            group = splat_i32(-OFFSET * (sums[t, s + 2 * g] + sums[t, s + 2 * g + 1]), LANES)
-            for i in range(8 * g, 8 * g + 8):
-                weights = biased(load_i8(w, at + LINE * (1 + i) + 4 * row, BYTES))
-                group = dot(group, weights, splat4(q, x + 4 * i, LANES))
-            both_scales = mul(
-                load_f16(w, at + 2 * ROWS * g + 2 * row, LANES), splat_f32(scale[t, 2 * block + g], LANES)
-            )
-            total = fma(to_f32(group), both_scales, total)
-        store_f32(out, o + row, total)
+            x, s = t * q.shape[1] + BLOCK * block + 32 * g, 4 * block + 2 * g
+            group = splat_i32(-OFFSET * (sums[t, s] + sums[t, s + 1]), ROWS)
+            for i in range(8):
+                weights = biased(load_i8(w, at + LINE * (1 + 8 * g + i), LINE))
+                group = dot(group, weights, splat4(q, x + 4 * i, ROWS))
+            both_scales = mul(load_f16(w, at + 2 * ROWS * g, ROWS), splat_f32(scale[t, 2 * block + g], ROWS))
+            result = fma(to_f32(group), both_scales, result)
+        at += Q8_BLOCK
+    store_f32(out, o, result)
 
 
 @kernel
