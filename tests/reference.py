@@ -189,3 +189,8 @@ def feed_forward(gate: np.ndarray, up: np.ndarray, down: np.ndarray, x: np.ndarr
     x = x.astype(np.float64)
     hidden = silu(gate @ x) * (up @ x)
     return down @ np.pad(hidden, (0, down.shape[1] - hidden.size))
+
+
+def f32_products(start: np.ndarray, x: np.ndarray, y: np.ndarray, rounds: int) -> np.ndarray:
+    """start [sums, lanes], x and y [lanes]."""
+    return start + rounds * x.astype(np.float64) * y

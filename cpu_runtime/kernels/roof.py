@@ -1,4 +1,4 @@
-"""What a machine can do at most, as loops with nothing else in them: reading memory, and int8 products in the cache."""
+"""What a machine can do at most, as loops with nothing else in them: reading memory, int8 and float32 products."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from quant.jit import kernel, parallel_kernel, prange
 BYTES = 4 * LANES  # of weights, that one dot of LANES int32 lanes reads
 ROWS = 2 * LANES  # of a block: two vectors of lanes
 TOKENS = 4  # of a block
+SUMS = 12  # float32 sums kept at once: more than a CPU has products under way
 
 
 @parallel_kernel
@@ -77,3 +78,42 @@ def _add(out, o, first, second):
     one = splat_f32(np.float32(1), LANES)
     store_f32(out, o, fma(to_f32(first), one, load_f32(out, o, LANES)))
     store_f32(out, o + LANES, fma(to_f32(second), one, load_f32(out, o + LANES, LANES)))
+
+
+@parallel_kernel
+def f32_products(start, x, y, rounds, out):
+    """out[n] = start with x * y added `rounds` times, for every n alike; nothing but registers is used.
+
+    Shapes: start [SUMS, LANES] f32 · x, y [LANES] f32 · out [N, SUMS, LANES] f32; N is how many can run at once
+    """
+    for n in prange(out.shape[0]):
+        _add_products(start, x, y, rounds, out, n * SUMS * LANES)
+
+
+@kernel
+def _add_products(start, x, y, rounds, out, o):
+    u, v = load_f32(x, 0, LANES), load_f32(y, 0, LANES)
+    a0, a1, a2 = load_f32(start, 0, LANES), load_f32(start, LANES, LANES), load_f32(start, 2 * LANES, LANES)
+    b0, b1, b2 = load_f32(start, 3 * LANES, LANES), load_f32(start, 4 * LANES, LANES), load_f32(start, 5 * LANES, LANES)
+    c0, c1, c2 = load_f32(start, 6 * LANES, LANES), load_f32(start, 7 * LANES, LANES), load_f32(start, 8 * LANES, LANES)
+    d0, d1, d2 = (
+        load_f32(start, 9 * LANES, LANES),
+        load_f32(start, 10 * LANES, LANES),
+        load_f32(start, 11 * LANES, LANES),
+    )
+    for _ in range(rounds):
+        a0, a1, a2 = fma(u, v, a0), fma(u, v, a1), fma(u, v, a2)
+        b0, b1, b2 = fma(u, v, b0), fma(u, v, b1), fma(u, v, b2)
+        c0, c1, c2 = fma(u, v, c0), fma(u, v, c1), fma(u, v, c2)
+        d0, d1, d2 = fma(u, v, d0), fma(u, v, d1), fma(u, v, d2)
+    _store3(out, o, a0, a1, a2)
+    _store3(out, o + 3 * LANES, b0, b1, b2)
+    _store3(out, o + 6 * LANES, c0, c1, c2)
+    _store3(out, o + 9 * LANES, d0, d1, d2)
+
+
+@kernel
+def _store3(out, o, first, second, third):
+    store_f32(out, o, first)
+    store_f32(out, o + LANES, second)
+    store_f32(out, o + 2 * LANES, third)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from cpu_runtime import roofs
-from cpu_runtime.kernels.roof import ROWS, TOKENS, int8_products, sum_words
+from cpu_runtime.kernels.cpu import LANES
+from cpu_runtime.kernels.roof import ROWS, SUMS, TOKENS, f32_products, int8_products, sum_words
 from cpu_runtime.layers.linear import Activations, Linear
 from quant.errors import ResourceError
 from quant.formats import FORMATS
@@ -31,6 +32,13 @@ def test_products_match_their_twin(size: int, rounds: int) -> None:
     expected = reference.int8_products(w, x, rounds)
     for copy in out:
         assert np.array_equal(copy, expected)
+
+
+def test_sums_in_registers_match_their_twin() -> None:
+    start, x, y = (np.random.default_rng(0).standard_normal((n, LANES), np.float32) for n in (SUMS, 1, 1))
+    out = np.full((3, SUMS, LANES), np.nan, np.float32)
+    f32_products(start, x[0], y[0], 5, out)
+    np.testing.assert_allclose(out, np.stack([reference.f32_products(start, x[0], y[0], 5)] * 3), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", FORMATS)
