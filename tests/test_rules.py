@@ -30,9 +30,10 @@ MAY_IMPORT = {
         "platformdirs",
     },
 }
+VECTOR_OPERATIONS = ("vectors", "reductions", "row_lanes", "share")
 # Each third-party package has one door, so that it can be replaced and its cost can be seen.
 DOORS = {
-    "numba": {"quant/jit.py", "cpu_runtime/kernels/vectors.py"},
+    "numba": {"quant/jit.py", *(f"cpu_runtime/kernels/{name}.py" for name in VECTOR_OPERATIONS)},
     "llvmlite": {"quant/jit.py", "cpu_runtime/kernels/"},
     "rich": {"cli/output.py"},
     "huggingface_hub": {"cli/hub"},

@@ -9,16 +9,39 @@ from __future__ import annotations
 
 import numpy as np
 
+from cpu_runtime.kernels.cpu import LANES
 from cpu_runtime.kernels.exponential import exp
-from cpu_runtime.kernels.rows import TILE, dot_rows, mix_rows, padded, whole_blocks, widen
+from cpu_runtime.kernels.reductions import larger, largest_of
+from cpu_runtime.kernels.rows import (
+    FEW,
+    FEW_ROWS,
+    MANY,
+    PAIR,
+    STEP,
+    STRETCH,
+    STRIP,
+    ask_for,
+    dot_few,
+    dot_tile,
+    mix_few,
+    mix_tile,
+    scaled_copy,
+    tile_positions,
+    up,
+    widen,
+)
+from cpu_runtime.kernels.share import new_counter, take
+from cpu_runtime.kernels.vectors import fma, load_f32, splat_f32, sum_of
 from quant.jit import kernel, parallel_kernel, prange
 
 PAGE = 256  # positions
-_GROUP = 4  # tokens that share a reading of a page
-_SHARE = 16  # query heads that share a reading of a page
+TILE = 32  # positions widened to float32 at once, at most
+_FEWEST_ROWS, _MOST_ROWS = 12, 96  # (token, query head) pairs that share a reading of a page
+_PARTS = 16  # that the work is cut in at least, where it is little
+_WORKERS = 64  # that take parts until none is left; threads beyond these are of no use
 _PARTIAL_FLOATS = 4 << 20  # at most this many numbers (16 MB) wait to be joined, unless one token alone needs more
 _FLOAT16_MAX = np.float32(65504)
-_ZERO = np.float32(0)
+_ZERO, _ONE = np.float32(0), np.float32(1)
 _MASKED = np.float32(-np.inf)
 
 
@@ -49,62 +72,125 @@ def attend(
     tokens, heads, size = out.shape
     if k_pages.dtype == np.float16:
         k_pages, v_pages = k_pages.view(np.uint16), v_pages.view(np.uint16)
+    kv_heads, k_stride, v_stride = k_pages.shape[1], k_pages.shape[3], v_pages.shape[3]
+    keys, values = k_pages.reshape(-1), v_pages.reshape(-1)
     pages = (start + tokens + PAGE - 1) // PAGE
     wave = max(1, min(tokens, _PARTIAL_FLOATS // (heads * pages * size)))
+    most_rows = min(max(wave * heads * pages // _PARTS, _FEWEST_ROWS), _MOST_ROWS)
     answer = np.empty((wave, heads, pages, size), np.float32)
     largest = np.empty((wave, heads, pages), np.float32)
     total = np.empty((wave, heads, pages), np.float32)
     for t in range(0, tokens, wave):
         some = slice(t, min(t + wave, tokens))
-        _attend_pages(q[some], k_pages, v_pages, start + t, np.float32(scale), answer, largest, total)
+        counter = new_counter()
+        _attend_pages(
+            q[some],
+            keys,
+            values,
+            kv_heads,
+            k_stride,
+            v_stride,
+            start + t,
+            np.float32(scale),
+            most_rows,
+            counter,
+            answer,
+            largest,
+            total,
+        )
         _join(start + t, answer, largest, total, out[some])
 
 
 @parallel_kernel
-def _attend_pages(q, k_pages, v_pages, start, scale, answer, largest, total):
+def _attend_pages(
+    q, keys, values, kv_heads, k_stride, v_stride, start, scale, most_rows, counter, answer, largest, total
+):
     """The partial answers of every token to every page it can see.
 
-    Shapes: answer [T, H, pages, dv] f32 · largest, total [T, H, pages] f32
+    Shapes: keys, values [..] all pages; a row of them has k_stride or v_stride numbers
+            answer [T, H, pages, dv] f32 · largest, total [T, H, pages] f32 · counter at 0
     """
     tokens, heads, size = q.shape
-    kv_heads = k_pages.shape[1]
+    pages, value_size = answer.shape[2], answer.shape[3]
     share = heads // kv_heads
-    blocks = (share + _SHARE - 1) // _SHARE
-    pages = (start + tokens + PAGE - 1) // PAGE
-    groups = (tokens + _GROUP - 1) // _GROUP
-    for item in prange(groups * pages * kv_heads * blocks):
-        group, page = item // (pages * kv_heads * blocks), item // (kv_heads * blocks) % pages
-        kv_head, block = item // blocks % kv_heads, item % blocks
-        first_token = group * _GROUP
-        last_token = min(first_token + _GROUP, tokens)
-        first_head = kv_head * share + block * _SHARE
-        n_heads = min(_SHARE, share - block * _SHARE)
-        first = page * PAGE
-        seen = min(PAGE, start + last_token - first)
-        if seen > 0:
-            # Rows are (token, query head) pairs.
-            rows, value_size = (last_token - first_token) * n_heads, answer.shape[3]
-            queries = np.zeros((whole_blocks(rows), padded(size)), np.float32)
-            for row in range(rows):
-                t, h = first_token + row // n_heads, first_head + row % n_heads
-                for i in range(size):
-                    queries[row, i] = q[t, h, i] * scale
-            scores = np.zeros((queries.shape[0], PAGE), np.float32)
-            tile = np.empty((TILE, queries.shape[1]), np.float32)
-            for p in range(0, seen, TILE):
-                widen(k_pages[page, kv_head, p : min(p + TILE, seen)], size, tile)
-                dot_rows(queries, tile, scores, p)
-            for row in range(rows):
-                t, h = first_token + row // n_heads, first_head + row % n_heads
-                visible = max(0, min(seen, start + t + 1 - first))
-                largest[t, h, page], total[t, h, page] = _exponentials(scores[row], visible)
-            mixed = np.zeros((queries.shape[0], padded(value_size)), np.float32)
-            tile = np.empty((TILE, mixed.shape[1]), np.float32)
-            for p in range(0, seen, TILE):
-                widen(v_pages[page, kv_head, p : min(p + TILE, seen)], value_size, tile)
-                mix_rows(scores, p, tile, mixed)
-            for row in range(rows):
-                answer[first_token + row // n_heads, first_head + row % n_heads, page] = mixed[row, :value_size]
+    block = split(share, most_rows)  # query heads that share a reading of a page
+    blocks = (share + block - 1) // block
+    group = max(1, min(tokens, most_rows // block))  # tokens that do
+    groups = (tokens + group - 1) // group
+    items = groups * pages * kv_heads * blocks
+    few = block * group <= FEW_ROWS and size % LANES == 0 and value_size % PAIR == 0
+    for _ in prange(min(items, _WORKERS)):
+        item = take(counter, 1)
+        if item < items:
+            rows = up(min(tokens, group) * block, FEW if few else MANY)
+            queries = np.zeros((rows, up(size, LANES)), np.float32)
+            scores = np.empty((rows, PAGE), np.float32)
+            mixed = np.empty((rows, up(value_size, PAIR if few else STEP)), np.float32)
+            k_tile = np.empty((tile_positions(queries.shape[1], TILE), queries.shape[1]), np.float32)
+            columns = min(mixed.shape[1], STRIP)
+            v_tile = np.empty((tile_positions(columns, TILE), columns), np.float32)
+            while item < items:
+                page, kv_head = item // (kv_heads * groups * blocks), item // (groups * blocks) % kv_heads
+                token, b = item // blocks % groups * group, item % blocks
+                head, n = kv_head * share + b * block, min(block, share - b * block)
+                last = min(token + group, tokens)
+                first = page * PAGE
+                seen = min(PAGE, start + last - first)
+                if seen > 0:
+                    # Rows are (token, query head) pairs.
+                    count = (last - token) * n
+                    for row in range(count):
+                        at = ((token + row // n) * heads + head + row % n) * size
+                        scaled_copy(q, at, size, scale, queries, row * queries.shape[1])
+                    rows = up(count, FEW if few else MANY)
+                    place = (page * kv_heads + kv_head) * PAGE
+                    k, v = place * k_stride, place * v_stride
+                    if few:
+                        dot_few(queries, rows, keys, k, k_stride, seen, scores)
+                        ask_for(values, v, min(seen, STRETCH) * v_stride)
+                    else:
+                        _dot_page(queries, rows, keys, k, k_stride, size, seen, k_tile, scores)
+                    for row in range(rows):
+                        t, h = token + row // n, head + row % n
+                        visible = max(0, min(seen, start + t + 1 - first)) if row < count else 0
+                        peak, weight = _exponentials(scores, row, visible, seen)
+                        if row < count:
+                            largest[t, h, page], total[t, h, page] = peak, weight
+                    mixed[:rows] = _ZERO
+                    if few:
+                        mix_few(scores, rows, values, v, v_stride, seen, mixed)
+                    else:
+                        _mix_page(scores, rows, values, v, v_stride, value_size, seen, v_tile, mixed)
+                    for row in range(count):
+                        to = (((token + row // n) * heads + head + row % n) * pages + page) * value_size
+                        scaled_copy(mixed, row * mixed.shape[1], value_size, _ONE, answer, to)
+                item = take(counter, 1)
+
+
+@kernel
+def split(n, most):
+    """The size of the parts, all but the last equally large, in which n is cut so that none is above `most`."""
+    parts = (n + most - 1) // most
+    return (n + parts - 1) // parts
+
+
+@kernel
+def _dot_page(queries, rows, keys, at, stride, size, seen, tile, scores):
+    """scores[r, p] = queries[r] . key p for a page's first `seen` positions, and 0 for those up to a whole tile."""
+    step = tile.shape[0]
+    for p in range(0, seen, step):
+        widen(keys, at + p * stride, stride, min(step, seen - p), 0, size, tile)
+        dot_tile(queries, rows, tile, scores, p)
+
+
+@kernel
+def _mix_page(weights, rows, values, at, stride, size, seen, tile, mixed):
+    """mixed[r] += sum over p of weights[r, p] * value p of a page's first `seen` positions."""
+    step, width = tile.shape
+    for first in range(0, mixed.shape[1], width):
+        for p in range(0, seen, step):
+            widen(values, at + p * stride, stride, min(step, seen - p), first, min(width, size - first), tile)
+            mix_tile(weights, rows, p, tile, mixed, first)
 
 
 @parallel_kernel
@@ -122,20 +208,45 @@ def _join(start, answer, largest, total, out):
         for page in range(pages):
             weight = exp(largest[t, h, page] - peak)
             denominator += weight * total[t, h, page]
-            for i in range(size):
-                out[t, h, i] += weight * answer[t, h, page, i]
-        for i in range(size):
-            out[t, h, i] /= denominator
+            _add_product(weight, answer[t, h, page], out[t, h])
+        _divide(out[t, h], denominator)
 
 
 @kernel
-def _exponentials(scores, visible):
-    """Replace the first `visible` scores by exp(score - largest) and the others by 0; return (largest, their sum)."""
-    largest, total = _MASKED, _ZERO
-    for p in range(visible):
-        largest = max(largest, scores[p])
-    for p in range(visible):
-        scores[p] = exp(scores[p] - largest)
-        total += scores[p]
-    scores[visible:] = _ZERO
-    return largest, total
+def _add_product(weight, x, out):
+    for i in range(out.size):
+        out[i] += weight * x[i]
+
+
+@kernel
+def _divide(x, divisor):
+    for i in range(x.size):
+        x[i] /= divisor
+
+
+@kernel
+def _exponentials(scores, row, visible, seen):
+    """Make the first `visible` scores exp(score - largest) and the others 0; return (largest, their sum)."""
+    mine = scores[row]
+    whole = up(visible, PAIR)
+    mine[visible:whole] = _MASKED
+    mine[whole : up(seen, TILE)] = _ZERO
+    at = row * PAGE
+    best = other = splat_f32(_MASKED, LANES)
+    for p in range(0, whole, PAIR):
+        best = larger(best, load_f32(scores, at + p, LANES))
+        other = larger(other, load_f32(scores, at + p + LANES, LANES))
+    largest = largest_of(larger(best, other))
+    _exp_less(mine[:whole], largest)
+    one = splat_f32(_ONE, LANES)
+    total = further = splat_f32(_ZERO, LANES)
+    for p in range(0, whole, PAIR):
+        total = fma(load_f32(scores, at + p, LANES), one, total)
+        further = fma(load_f32(scores, at + p + LANES, LANES), one, further)
+    return largest, sum_of(fma(total, one, further))
+
+
+@kernel
+def _exp_less(x, largest):
+    for i in range(x.size):
+        x[i] = exp(x[i] - largest)

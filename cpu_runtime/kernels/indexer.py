@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from cpu_runtime.kernels.attention import PAGE
-from cpu_runtime.kernels.rows import TILE, dot_rows, padded, whole_blocks, widen
+from cpu_runtime.kernels.cpu import LANES
+from cpu_runtime.kernels.rows import MANY, dot_tile, tile_positions, up, widen
+from cpu_runtime.kernels.share import new_counter, take
 from quant.jit import kernel, parallel_kernel, prange
 
+PART = 128  # positions that a thread takes at once
 _ZERO = np.float32(0)
 _TOP_BIT, _ALL_BITS = np.uint32(1 << 31), np.uint32(0xFFFFFFFF)
 
@@ -20,29 +22,40 @@ def index_scores(q: np.ndarray, weights: np.ndarray, pages: np.ndarray, position
 
     Shapes: q [T, H, d] f32 · weights [T, H] f32 · pages [P, 1, PAGE, d] f16 or f32 · out [T, positions] f32
     """
-    _index_scores(q, weights, pages.view(np.uint16) if pages.dtype == np.float16 else pages, positions, out)
+    stored = (pages.view(np.uint16) if pages.dtype == np.float16 else pages).reshape(-1)
+    _index_scores(q, weights, stored, positions, new_counter(), out)
 
 
 @parallel_kernel
-def _index_scores(q, weights, pages, positions, out):
+def _index_scores(q, weights, keys, positions, counter, out):
     tokens, heads, size = q.shape
-    queries = np.zeros((tokens, whole_blocks(heads), padded(size)), np.float32)
+    queries = np.zeros((tokens, up(heads, MANY), up(size, LANES)), np.float32)
     queries[:, :heads, :size] = q
-    for item in prange((positions + PAGE - 1) // PAGE):
-        first = item * PAGE
-        seen = min(PAGE, positions - first)
-        tile = np.empty((TILE, queries.shape[2]), np.float32)
-        scores = np.empty((queries.shape[1], TILE), np.float32)
-        for p in range(0, seen, TILE):
-            count = min(TILE, seen - p)
-            widen(pages[item, 0, p : p + count], size, tile)
-            for t in range(tokens):
-                dot_rows(queries[t], tile, scores, 0)
-                for s in range(count):
-                    total = _ZERO
-                    for h in range(heads):
-                        total += weights[t, h] * max(scores[h, s], _ZERO)
-                    out[t, first + p + s] = total
+    parts = (positions + PART - 1) // PART
+    for _ in prange(min(parts, 64)):
+        item = take(counter, 1)
+        if item < parts:
+            tile = np.empty((tile_positions(queries.shape[2], PART), queries.shape[2]), np.float32)
+            scores = np.empty((queries.shape[1], tile.shape[0]), np.float32)
+            total = np.empty(tile.shape[0], np.float32)
+            while item < parts:
+                last = min(PART * (item + 1), positions)
+                for first in range(PART * item, last, tile.shape[0]):
+                    count = min(tile.shape[0], last - first)
+                    widen(keys, first * size, size, count, 0, size, tile)
+                    for t in range(tokens):
+                        dot_tile(queries[t], queries.shape[1], tile, scores, 0)
+                        total[:] = _ZERO
+                        for h in range(heads):
+                            _add_positive(scores[h], weights[t, h], total)
+                        out[t, first : first + count] = total[:count]
+                item = take(counter, 1)
+
+
+@kernel
+def _add_positive(scores, weight, total):
+    for s in range(total.size):
+        total[s] += weight * (scores[s] if scores[s] > _ZERO else _ZERO)
 
 
 @kernel

@@ -1,0 +1,88 @@
+"""Operations across lanes: further letters of the alphabet in `vectors.py`, under its terms.
+
+spread_f32(a, i, n)      a[i] in n lanes; unlike `splat_f32(a[i], n)` it does not ask whether i is negative
+larger(x, y)             lane by lane the larger of two floats; not for NaN
+largest_of(v)            the largest of all floats; not for NaN
+sums_of(v0, v1, v2, v3)  four vectors' `sum_of`, as one vector of 4
+lane(v, i)               one float of a vector
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba.core import types
+
+from cpu_runtime.kernels.lowering import F32, I32, constant, part, vector
+from cpu_runtime.kernels.vectors import Vector, operation, sum_of
+
+_EXACT = ("nsz",)  # float operations without flags would get the kernel's fast-math licence
+
+
+def _typed(result: Any, given: tuple[Any, ...], build: Callable[..., ir.Value]) -> Any:
+    """(signature, code generator) where build(builder, *values) gives the result."""
+
+    def generate(context: Any, b: ir.IRBuilder, signature: Any, values: Any) -> ir.Value:
+        return build(b, *values)
+
+    return result(*given), generate
+
+
+@operation(lambda a, i, n=16: np.full(n, np.reshape(a, -1, copy=False)[i], np.float32))
+def spread_f32(typing_context: Any, a: Any, i: Any, n: Any = 16) -> Any:
+    count = n if isinstance(n, int) else n.literal_value
+
+    def generate(context: Any, b: ir.IRBuilder, signature: Any, values: Any) -> ir.Value:
+        data = context.make_array(signature.args[0])(context, b, values[0]).data
+        nothing = ir.Constant(vector(F32, count), ir.Undefined)
+        first = b.insert_element(nothing, b.load(b.gep(data, [values[1]])), I32(0))
+        return b.shuffle_vector(first, nothing, constant(I32, [0] * count))
+
+    return Vector("f32", count)(a, types.intp, types.intp if isinstance(n, int) else n), generate
+
+
+def _larger(b: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
+    return b.select(b.fcmp_ordered(">", x, y), x, y)
+
+
+@operation(np.maximum)
+def larger(typing_context: Any, x: Any, y: Any) -> Any:
+    return _typed(x, (x, y), _larger)
+
+
+@operation(lambda v: np.float32(v.max()))
+def largest_of(typing_context: Any, v: Any) -> Any:
+    def build(b: ir.IRBuilder, v: ir.Value) -> ir.Value:
+        while v.type.count > 1:
+            n = v.type.count // 2
+            v = _larger(b, part(b, v, 0, n), part(b, v, n, n))
+        return b.extract_element(v, I32(0))
+
+    return _typed(types.float32, (v,), build)
+
+
+@operation(lambda *v: np.array([getattr(sum_of, "meaning", sum_of)(x) for x in v], np.float32))
+def sums_of(typing_context: Any, v0: Any, v1: Any, v2: Any, v3: Any) -> Any:
+    """Two vectors are halved together until all four fit one, so that there are 3 operations a sum instead of 6."""
+
+    def added(b: ir.IRBuilder, x: ir.Value, y: ir.Value, near: list[int], far: list[int]) -> ir.Value:
+        return b.fadd(*(b.shuffle_vector(x, y, constant(I32, index)) for index in (near, far)), flags=_EXACT)
+
+    def build(b: ir.IRBuilder, *v: ir.Value) -> ir.Value:
+        while v[0].type.count > 8:
+            n = v[0].type.count // 2
+            v = tuple(b.fadd(part(b, x, 0, n), part(b, x, n, n), flags=_EXACT) for x in v)
+        quarters = [0, 1, 2, 3, 8, 9, 10, 11], [4, 5, 6, 7, 12, 13, 14, 15]
+        pairs = [0, 1, 8, 9, 4, 5, 12, 13], [2, 3, 10, 11, 6, 7, 14, 15]
+        sums = added(b, added(b, v[0], v[2], *quarters), added(b, v[1], v[3], *quarters), *pairs)
+        return added(b, sums, sums, [0, 2, 4, 6], [1, 3, 5, 7])
+
+    return _typed(Vector("f32", 4), (v0, v1, v2, v3), build)
+
+
+@operation(lambda v, i: v[i])
+def lane(typing_context: Any, v: Any, i: Any) -> Any:
+    return _typed(types.float32, (v, types.intp), lambda b, v, i: b.extract_element(v, i))
