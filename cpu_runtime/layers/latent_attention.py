@@ -18,7 +18,7 @@ from cpu_runtime.layers.rope import Rope
 from quant.formats import ROWS, Matrix
 
 _EXPANDED_BYTES = 64 << 20  # of keys and values made from latents at a time
-_INT8_GAIN = 8  # how much faster an int8 product of matrices is than the float32 sums of attention
+_INT8_GAIN = 1  # how much faster an int8 product of matrices is than a float32 product of attention
 
 
 @dataclass(frozen=True)
@@ -97,9 +97,11 @@ class LatentAttention:
 
     def attend(self, query: np.ndarray, cache: LatentCache | SparseLatentCache, start: int) -> np.ndarray:
         """Shapes: query [T, H, dn + dr] at positions from `start` -> [T, H, dv] f32."""
+        tokens, positions = query.shape[0], start + query.shape[0]
         made = self.key_size + self.value_size
-        shorter = 2 * self.rank - made
-        if shorter > 0 and query.shape[0] * shorter * _INT8_GAIN >= self.rank * made:
+        # The other form takes as many products for its tokens' queries and answers as this for so many positions.
+        further = (positions - tokens) * self.rank * made
+        if tokens * positions * (2 * self.rank - made) * _INT8_GAIN > further:
             return self._attend_expanded(query, cache.latents.rows, start)
         return self.value_up(self.attend_latents(self.absorbed(query), cache.latents.rows, start))
 
