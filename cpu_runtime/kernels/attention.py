@@ -31,7 +31,12 @@ from cpu_runtime.kernels.rows import (
     widen,
 )
 from cpu_runtime.kernels.share import new_counter, take
-from cpu_runtime.kernels.vectors import fma, load_f32, splat_f32, sum_of
+from cpu_runtime.kernels.vectors import (
+    fma,
+    load_f32,
+    splat_f32,
+    sum_of,
+)
 from quant.jit import kernel, parallel_kernel, prange
 
 PAGE = 256  # positions

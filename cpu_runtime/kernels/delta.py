@@ -15,7 +15,14 @@ from cpu_runtime.kernels.exponential import sigmoid, silu
 from cpu_runtime.kernels.norm import inverse_rms
 from cpu_runtime.kernels.reductions import spread_f32
 from cpu_runtime.kernels.rows import up
-from cpu_runtime.kernels.vectors import fma, load_f32, mul, splat_f32, store_f32, sum_of
+from cpu_runtime.kernels.vectors import (
+    fma,
+    load_f32,
+    mul,
+    splat_f32,
+    store_f32,
+    sum_of,
+)
 from quant.jit import kernel, parallel_kernel, prange
 
 _CHANNELS, _STRETCH = 1024, 32  # channels and tokens of the convolution that a thread takes at once

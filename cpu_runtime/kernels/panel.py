@@ -10,20 +10,22 @@ Shapes: panel [256, 16, 2] i16: pair k of a row is its inputs 4 (k // 2) + k % 2
 
 from __future__ import annotations
 
-from cpu_runtime.kernels.vectors import (
+from cpu_runtime.kernels.integers import (
     even_bytes,
+    odd_bytes,
+    pair_dot,
+    times,
+)
+from cpu_runtime.kernels.vectors import (
     fma,
     load_f32,
     load_i16,
     mul,
-    odd_bytes,
-    pair_dot,
     splat2,
     splat_f32,
     splat_i32,
     store_f32,
     store_i16,
-    times,
     to_f32,
 )
 from quant.formats import ROWS, SEGMENT

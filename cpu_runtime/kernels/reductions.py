@@ -22,7 +22,7 @@ from cpu_runtime.kernels.vectors import Vector, operation, sum_of
 _EXACT = ("nsz",)  # float operations without flags would get the kernel's fast-math licence
 
 
-def _typed(result: Any, given: tuple[Any, ...], build: Callable[..., ir.Value]) -> Any:
+def typed(result: Any, given: tuple[Any, ...], build: Callable[..., ir.Value]) -> Any:
     """(signature, code generator) where build(builder, *values) gives the result."""
 
     def generate(context: Any, b: ir.IRBuilder, signature: Any, values: Any) -> ir.Value:
@@ -50,7 +50,7 @@ def _larger(b: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
 
 @operation(np.maximum)
 def larger(typing_context: Any, x: Any, y: Any) -> Any:
-    return _typed(x, (x, y), _larger)
+    return typed(x, (x, y), _larger)
 
 
 @operation(lambda v: np.float32(v.max()))
@@ -61,7 +61,7 @@ def largest_of(typing_context: Any, v: Any) -> Any:
             v = _larger(b, part(b, v, 0, n), part(b, v, n, n))
         return b.extract_element(v, I32(0))
 
-    return _typed(types.float32, (v,), build)
+    return typed(types.float32, (v,), build)
 
 
 @operation(lambda *v: np.array([getattr(sum_of, "meaning", sum_of)(x) for x in v], np.float32))
@@ -80,9 +80,9 @@ def sums_of(typing_context: Any, v0: Any, v1: Any, v2: Any, v3: Any) -> Any:
         sums = added(b, added(b, v[0], v[2], *quarters), added(b, v[1], v[3], *quarters), *pairs)
         return added(b, sums, sums, [0, 2, 4, 6], [1, 3, 5, 7])
 
-    return _typed(Vector("f32", 4), (v0, v1, v2, v3), build)
+    return typed(Vector("f32", 4), (v0, v1, v2, v3), build)
 
 
 @operation(lambda v, i: v[i])
 def lane(typing_context: Any, v: Any, i: Any) -> Any:
-    return _typed(types.float32, (v, types.intp), lambda b, v, i: b.extract_element(v, i))
+    return typed(types.float32, (v, types.intp), lambda b, v, i: b.extract_element(v, i))

@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from cpu_runtime.kernels.cpu import LANES
+from cpu_runtime.kernels.integers import dot
+from cpu_runtime.kernels.share import new_counter, take
 from cpu_runtime.kernels.vectors import (
-    dot,
     fma,
     load_f32,
     load_i8,
+    prefetch,
     read_only,
     splat4,
     splat_f32,
@@ -17,26 +19,44 @@ from cpu_runtime.kernels.vectors import (
     store_f32,
     to_f32,
 )
-from quant.jit import kernel, parallel_kernel, prange
+from quant.jit import kernel, parallel_kernel, prange, threads
 
 BYTES = 4 * LANES  # of weights, that one dot of LANES int32 lanes reads
 ROWS = 2 * LANES  # of a block: two vectors of lanes
 TOKENS = 4  # of a block
+_LINE, _AHEAD = 8, 512  # words
 SUMS = 12  # float32 sums kept at once: more than a CPU has products under way
 
 
-@parallel_kernel
 def sum_words(words, sums):
     """sums[n] = the sum of the n-th slice of the words; a slice is a whole number of them.
 
     Shapes: words [W] i64 · sums [S] i64, W a multiple of S
     """
+    _sum_words(threads(), words, sums)
+
+
+@parallel_kernel
+def _sum_words(n_threads, words, sums):
     w = read_only(words)
-    size = words.size // sums.size
-    for n in prange(sums.size):
+    counter = new_counter()
+    for _ in prange(n_threads):
+        _sum_slices(counter, w, sums)
+
+
+@kernel
+def _sum_slices(counter, w, sums):
+    """One thread's slices; lines are asked for ahead, as the products do: without, this was no roof but 0.8 of one."""
+    size = w.size // sums.size
+    while True:
+        n = take(counter, 1)
+        if n >= sums.size:
+            break
         total = np.int64(0)
-        for i in range(n * size, (n + 1) * size):
-            total += w[i]
+        for line in range(n * size, (n + 1) * size, _LINE):
+            prefetch(w, line + _AHEAD)
+            for i in range(line, min(line + _LINE, (n + 1) * size)):
+                total += w[i]
         sums[n] = total
 
 

@@ -12,7 +12,15 @@ import numpy as np
 
 from cpu_runtime.kernels.cpu import LANES
 from cpu_runtime.kernels.reductions import lane, spread_f32, sums_of
-from cpu_runtime.kernels.vectors import fma, load_f16, load_f32, mul, prefetch, splat_f32, store_f32
+from cpu_runtime.kernels.vectors import (
+    fma,
+    load_f16,
+    load_f32,
+    mul,
+    prefetch,
+    splat_f32,
+    store_f32,
+)
 from quant.jit import kernel
 
 PAIR, STEP = 2 * LANES, 4 * LANES  # columns that `mix_few` and `mix_tile` work on at once

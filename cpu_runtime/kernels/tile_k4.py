@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from cpu_runtime.kernels.integers import (
+    high_nibbles,
+    low_nibbles,
+    minus,
+    nibble_dot,
+)
 from cpu_runtime.kernels.panel import put
 from cpu_runtime.kernels.vectors import (
     fma,
-    high_nibbles,
     load_bf16,
     load_f32,
     load_i8,
-    low_nibbles,
-    minus,
     mul,
-    nibble_dot,
     prefetch,
     splat4,
     splat_f32,

@@ -5,24 +5,26 @@ from __future__ import annotations
 import numpy as np
 
 from cpu_runtime.kernels.cpu import LANES, OFFSET, ROW_LANES
+from cpu_runtime.kernels.integers import (
+    group_scales,
+    high_nibbles,
+    look_up_in,
+    low_nibbles,
+    scaled_dot,
+    spread,
+)
 from cpu_runtime.kernels.panel import put_scaled
 from cpu_runtime.kernels.row_lanes import row_lane_product
 from cpu_runtime.kernels.vectors import (
     fma,
-    group_scales,
-    high_nibbles,
     load_f16,
     load_f32,
     load_i8,
-    look_up_in,
-    low_nibbles,
     mul,
     prefetch,
-    scaled_dot,
     splat4,
     splat_f32,
     splat_i32,
-    spread,
     store_f32,
     to_f32,
 )

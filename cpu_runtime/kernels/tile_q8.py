@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from cpu_runtime.kernels.cpu import OFFSET
+from cpu_runtime.kernels.integers import biased, dot
 from cpu_runtime.kernels.panel import put
 from cpu_runtime.kernels.vectors import (
-    biased,
-    dot,
     fma,
     load_f16,
     load_f32,

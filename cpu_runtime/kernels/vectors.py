@@ -12,17 +12,7 @@ Numba has no arrays of 16-bit floats: kernels see them as `.view(np.uint16)`.
     to_f32(v)                                  each int as a float
     sum_of(v)                                  the sum of all floats, halves first
     load_i8(a, i, n)   load_i16                n bytes, n int16
-    spread(v)          splat4(a, i, n)         each byte 4 times; 4 bytes at a[i:], n times
-    even_bytes(v)      odd_bytes(v)            every other byte as int16
-    minus(v, n)        group_scales(meta)      each byte less n; meta >> 2 as int16, of every other byte of spread meta
-    splat2(a, i, n)    times(x, y)             2 int16 at a[i:], n times; x * y of int16, lower half
-    pair_dot(acc, w, x)                        acc[r] += sum_j w[r, j] * x[r, j], j = 0, 1, int16 into int32
-    low_nibbles(v)     high_nibbles(v)         v & 15, v >> 4
-    dot(acc, w, x)                             acc[r] += sum_j w[r, j] * x[r, j], j = 0..3, bytes into int32
-    scaled_dot(acc, start, meta, w0, x0, ..)   acc[r] += (meta[r] >> 2) * (start[r] + dots of 4 pairs); meta is spread
-    nibble_dot(acc, w0, x0, ..)                acc[r] += dots of 4 pairs; every byte of w in 0..15
-    biased(v)                                  signed weights as `dot` wants them on this CPU: plus cpu.OFFSET
-    look_up_in(table, offset)                  makes look_up(code, meta) = table[16 * (meta & 3) + code] + offset
+    splat4(a, i, n)    splat2(a, i, n)         4 bytes, or 2 int16, at a[i:], n times
     prefetch(a, i)                             asks for a cache line
     read_only(a)                               the same array, so that mapped and owned memory compile to one code
 
@@ -40,14 +30,13 @@ from llvmlite import ir
 from numba.core import types
 from numba.core.extending import intrinsic, models, register_model
 
-from cpu_runtime.kernels.cpu import LOWERING, OFFSET
+from cpu_runtime.kernels.cpu import LOWERING
 from cpu_runtime.kernels.lowering import (
     F16,
     F32,
     I8,
     I16,
     I32,
-    LOWERINGS,
     bf16_to_f32,
     call,
     constant,
@@ -58,7 +47,6 @@ from cpu_runtime.kernels.lowering import (
 from quant.jit import DISABLED, cpu_features
 
 _ELEMENTS = {"i8": I8, "i16": I16, "i32": I32, "f32": F32}
-_DOT, _SCALED_DOT, _NIBBLE_DOT, _PAIR_DOT, _LOOK_UP = LOWERINGS[LOWERING]
 # Without the instruction, LLVM calls the C library's fma for every lane.
 _FMA = "llvm.fma" if LOWERING == "neon" or "fma" in cpu_features() else "llvm.fmuladd"
 
@@ -100,12 +88,12 @@ def operation(meaning: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any
     return declare
 
 
-def _length(n: Any) -> int:
+def length(n: Any) -> int:
     """The literal length that a kernel passed, or the default."""
     return n if isinstance(n, int) else n.literal_value
 
 
-def _typed(result: Any, given: tuple[Any, ...], build: Callable[..., ir.Value]) -> Any:
+def typed(result: Any, given: tuple[Any, ...], build: Callable[..., ir.Value]) -> Any:
     """(signature, code generator) where build(builder, *values) gives the result; an int is an argument left out."""
     given = tuple(types.intp if isinstance(g, int) else g for g in given)
 
@@ -131,7 +119,7 @@ def _load(element: str, finish: Callable[[ir.IRBuilder, ir.Value], ir.Value], re
     """The typing function of a load of n elements, `finish`ed into a vector of another type."""
 
     def typing(typing_context: Any, a: Any, i: Any, n: Any = 16) -> Any:
-        count = _length(n)
+        count = length(n)
 
         def generate(context: Any, b: ir.IRBuilder, signature: Any, values: Any) -> ir.Value:
             raw = Vector(element, count).llvm
@@ -234,21 +222,21 @@ def _splat(b: ir.IRBuilder, scalar: ir.Value, n: int) -> ir.Value:
 
 @operation(lambda x, n=16: np.full(n, x, np.float32))
 def splat_f32(typing_context: Any, x: Any, n: Any = 16) -> Any:
-    count = _length(n)
-    return _typed(Vector("f32", count), (types.float32, n), lambda b, x, *_: _splat(b, x, count))
+    count = length(n)
+    return typed(Vector("f32", count), (types.float32, n), lambda b, x, *_: _splat(b, x, count))
 
 
 @operation(lambda x, n=16: np.full(n, x, np.int32))
 def splat_i32(typing_context: Any, x: Any, n: Any = 16) -> Any:
-    count = _length(n)
-    return _typed(Vector("i32", count), (types.int32, n), lambda b, x, *_: _splat(b, x, count))
+    count = length(n)
+    return typed(Vector("i32", count), (types.int32, n), lambda b, x, *_: _splat(b, x, count))
 
 
 def _splat_word(element: str) -> Callable[..., Any]:
     """The typing function of n copies of the 4 bytes at a[i:], as elements of a smaller type."""
 
     def typing(typing_context: Any, a: Any, i: Any, n: Any = 16) -> Any:
-        count = _length(n)
+        count = length(n)
         to = Vector(element, count * 32 // _ELEMENTS[element].width)
 
         def generate(context: Any, b: ir.IRBuilder, signature: Any, values: Any) -> ir.Value:
@@ -278,18 +266,18 @@ def _overloaded(b: ir.IRBuilder, name: str, *args: ir.Value) -> ir.Value:
 
 @operation(np.multiply)
 def mul(typing_context: Any, x: Any, y: Any) -> Any:
-    return _typed(x, (x, y), lambda b, x, y: b.fmul(x, y, flags=_EXACT))
+    return typed(x, (x, y), lambda b, x, y: b.fmul(x, y, flags=_EXACT))
 
 
 @operation(lambda x, y, z: (x.astype(np.float64) * y + z).astype(np.float32))
 def fma(typing_context: Any, x: Any, y: Any, z: Any) -> Any:
-    return _typed(x, (x, y, z), lambda b, *v: _overloaded(b, _FMA, *v))
+    return typed(x, (x, y, z), lambda b, *v: _overloaded(b, _FMA, *v))
 
 
 @operation(lambda v: v.astype(np.float32))
 def to_f32(typing_context: Any, v: Any) -> Any:
     to = Vector("f32", v.length)
-    return _typed(to, (v,), lambda b, v: b.sitofp(v, to.llvm))
+    return typed(to, (v,), lambda b, v: b.sitofp(v, to.llvm))
 
 
 def _sum_meaning(v: np.ndarray) -> np.float32:
@@ -306,138 +294,4 @@ def sum_of(typing_context: Any, v: Any) -> Any:
             v = b.fadd(part(b, v, 0, n), part(b, v, n, n), flags=_EXACT)
         return b.extract_element(v, I32(0))
 
-    return _typed(types.float32, (v,), build)
-
-
-# --- bytes ---
-
-
-@operation(lambda v: np.repeat(v, 4))
-def spread(typing_context: Any, v: Any) -> Any:
-    n = 4 * v.length
-
-    def build(b: ir.IRBuilder, v: ir.Value) -> ir.Value:
-        return b.shuffle_vector(v, ir.Constant(v.type, ir.Undefined), constant(I32, [i // 4 for i in range(n)]))
-
-    return _typed(Vector("i8", n), (v,), build)
-
-
-@operation(lambda v: v & 15)
-def low_nibbles(typing_context: Any, v: Any) -> Any:
-    return _typed(v, (v,), lambda b, v: b.and_(v, constant(I8, [15] * v.type.count)))
-
-
-@operation(lambda v: (v.view(np.uint8) >> 4).view(np.int8))
-def high_nibbles(typing_context: Any, v: Any) -> Any:
-    return _typed(v, (v,), lambda b, v: b.lshr(v, constant(I8, [4] * v.type.count)))
-
-
-@operation(lambda v, n: v - np.int8(n))
-def minus(typing_context: Any, v: Any, n: Any) -> Any:
-    less = _length(n)
-    return _typed(v, (v, n), lambda b, v, *_: b.sub(v, constant(I8, [less] * v.type.count)))
-
-
-def _every_other(b: ir.IRBuilder, v: ir.Value, left: int) -> ir.Value:
-    """The upper bytes of int16 after a shift to the left, with their sign."""
-    pairs = b.bitcast(v, vector(I16, v.type.count // 2))
-    n = pairs.type.count
-    return b.ashr(b.shl(pairs, constant(I16, [left] * n)), constant(I16, [8] * n))
-
-
-@operation(lambda v: v[::2].astype(np.int16))
-def even_bytes(typing_context: Any, v: Any) -> Any:
-    return _typed(Vector("i16", v.length // 2), (v,), lambda b, v: _every_other(b, v, 8))
-
-
-@operation(lambda v: v[1::2].astype(np.int16))
-def odd_bytes(typing_context: Any, v: Any) -> Any:
-    return _typed(Vector("i16", v.length // 2), (v,), lambda b, v: _every_other(b, v, 0))
-
-
-@operation(lambda meta: (meta[::2] >> 2).astype(np.int16))
-def group_scales(typing_context: Any, meta: Any) -> Any:
-    n = meta.length // 2
-
-    def build(b: ir.IRBuilder, meta: ir.Value) -> ir.Value:
-        return b.ashr(b.bitcast(meta, vector(I16, n)), constant(I16, [10] * n))
-
-    return _typed(Vector("i16", n), (meta,), build)
-
-
-@operation(np.multiply)
-def times(typing_context: Any, x: Any, y: Any) -> Any:
-    return _typed(x, (x, y), lambda b, x, y: b.mul(x, y))
-
-
-def _pair_dot_meaning(acc: np.ndarray, w: np.ndarray, x: np.ndarray) -> np.ndarray:
-    return acc + (w.reshape(-1, 2).astype(np.int32) * x.reshape(-1, 2)).sum(1, dtype=np.int32)
-
-
-@operation(_pair_dot_meaning)
-def pair_dot(typing_context: Any, acc: Any, w: Any, x: Any) -> Any:
-    return _typed(acc, (acc, w, x), _PAIR_DOT)
-
-
-def _dot_meaning(acc: np.ndarray, w: np.ndarray, x: np.ndarray) -> np.ndarray:
-    weights = (w.view(np.uint8) if OFFSET else w).reshape(-1, 4).astype(np.int32)
-    return acc + (weights * x.reshape(-1, 4)).sum(1, dtype=np.int32)
-
-
-@operation(_dot_meaning)
-def dot(typing_context: Any, acc: Any, w: Any, x: Any) -> Any:
-    return _typed(acc, (acc, w, x), _DOT)
-
-
-def _scaled_dot_meaning(acc: np.ndarray, start: np.ndarray, meta: np.ndarray, *pairs: np.ndarray) -> np.ndarray:
-    for w, x in zip(pairs[::2], pairs[1::2], strict=True):
-        start = _dot_meaning(start, w, x)
-    return acc + (meta[::4] >> 2).astype(np.int32) * start
-
-
-@operation(_scaled_dot_meaning)
-def scaled_dot(
-    typing_context: Any,
-    acc: Any,
-    start: Any,
-    meta: Any,
-    w0: Any,
-    x0: Any,
-    w1: Any,
-    x1: Any,
-    w2: Any,
-    x2: Any,
-    w3: Any,
-    x3: Any,
-) -> Any:
-    return _typed(acc, (acc, start, meta, w0, x0, w1, x1, w2, x2, w3, x3), _SCALED_DOT)
-
-
-def _nibble_dot_meaning(acc: np.ndarray, *pairs: np.ndarray) -> np.ndarray:
-    for w, x in zip(pairs[::2], pairs[1::2], strict=True):
-        acc = _dot_meaning(acc, w, x)
-    return acc
-
-
-@operation(_nibble_dot_meaning)
-def nibble_dot(
-    typing_context: Any, acc: Any, w0: Any, x0: Any, w1: Any, x1: Any, w2: Any, x2: Any, w3: Any, x3: Any
-) -> Any:
-    return _typed(acc, (acc, w0, x0, w1, x1, w2, x2, w3, x3), _NIBBLE_DOT)
-
-
-@operation(lambda v: v ^ np.int8(-OFFSET))
-def biased(typing_context: Any, v: Any) -> Any:
-    flip = -OFFSET  # adding 128 to a byte is flipping its top bit
-    return _typed(v, (v,), lambda b, v: b.xor(v, constant(I8, [flip] * v.type.count)) if OFFSET else v)
-
-
-def look_up_in(table: np.ndarray, offset: int) -> Any:
-    """Make look_up(code, meta) for a table of 4 x 16 signed weights, which is compiled in, `offset` higher."""
-    held = (np.asarray(table, np.int64).reshape(64) + offset).astype(np.uint8).view(np.int8)
-
-    @operation(lambda code, meta: held[16 * (meta.astype(np.int64) & 3) + code])
-    def look_up(typing_context: Any, code: Any, meta: Any) -> Any:
-        return _typed(code, (code, meta), lambda b, code, meta: _LOOK_UP(b, held.tolist(), code, meta))
-
-    return look_up
+    return typed(types.float32, (v,), build)

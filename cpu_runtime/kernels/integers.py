@@ -1,0 +1,158 @@
+"""Vectors of integers inside kernels: what tiles and panels do with bytes of codes. A chapter of `vectors.py`.
+
+spread(v)                                  each byte 4 times
+low_nibbles(v)     high_nibbles(v)         v & 15, v >> 4
+minus(v, n)        biased(v)               each byte less n; signed weights as `dot` wants them: plus cpu.OFFSET
+even_bytes(v)      odd_bytes(v)            every other byte as int16
+group_scales(meta)                         meta >> 2 as int16, of every other byte of spread meta
+times(x, y)                                x * y of int16, lower half
+dot(acc, w, x)                             acc[r] += sum_j w[r, j] * x[r, j], j = 0..3, bytes into int32
+pair_dot(acc, w, x)                        the same over j = 0, 1, int16 into int32
+scaled_dot(acc, start, meta, w0, x0, ..)   acc[r] += (meta[r] >> 2) * (start[r] + dots of 4 pairs); meta is spread
+nibble_dot(acc, w0, x0, ..)                acc[r] += dots of 4 pairs; every byte of w in 0..15
+look_up_in(table, offset)                  makes look_up(code, meta) = table[16 * (meta & 3) + code] + offset
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+
+from cpu_runtime.kernels.cpu import LOWERING, OFFSET
+from cpu_runtime.kernels.lowering import I8, I16, I32, LOWERINGS, constant, vector
+from cpu_runtime.kernels.vectors import Vector, length, operation, typed
+
+_DOT, _SCALED_DOT, _NIBBLE_DOT, _PAIR_DOT, _LOOK_UP = LOWERINGS[LOWERING]
+
+
+@operation(lambda v: np.repeat(v, 4))
+def spread(typing_context: Any, v: Any) -> Any:
+    n = 4 * v.length
+
+    def build(b: ir.IRBuilder, v: ir.Value) -> ir.Value:
+        return b.shuffle_vector(v, ir.Constant(v.type, ir.Undefined), constant(I32, [i // 4 for i in range(n)]))
+
+    return typed(Vector("i8", n), (v,), build)
+
+
+@operation(lambda v: v & 15)
+def low_nibbles(typing_context: Any, v: Any) -> Any:
+    return typed(v, (v,), lambda b, v: b.and_(v, constant(I8, [15] * v.type.count)))
+
+
+@operation(lambda v: (v.view(np.uint8) >> 4).view(np.int8))
+def high_nibbles(typing_context: Any, v: Any) -> Any:
+    return typed(v, (v,), lambda b, v: b.lshr(v, constant(I8, [4] * v.type.count)))
+
+
+@operation(lambda v, n: v - np.int8(n))
+def minus(typing_context: Any, v: Any, n: Any) -> Any:
+    less = length(n)
+    return typed(v, (v, n), lambda b, v, *_: b.sub(v, constant(I8, [less] * v.type.count)))
+
+
+def _every_other(b: ir.IRBuilder, v: ir.Value, left: int) -> ir.Value:
+    """The upper bytes of int16 after a shift to the left, with their sign."""
+    pairs = b.bitcast(v, vector(I16, v.type.count // 2))
+    n = pairs.type.count
+    return b.ashr(b.shl(pairs, constant(I16, [left] * n)), constant(I16, [8] * n))
+
+
+@operation(lambda v: v[::2].astype(np.int16))
+def even_bytes(typing_context: Any, v: Any) -> Any:
+    return typed(Vector("i16", v.length // 2), (v,), lambda b, v: _every_other(b, v, 8))
+
+
+@operation(lambda v: v[1::2].astype(np.int16))
+def odd_bytes(typing_context: Any, v: Any) -> Any:
+    return typed(Vector("i16", v.length // 2), (v,), lambda b, v: _every_other(b, v, 0))
+
+
+@operation(lambda meta: (meta[::2] >> 2).astype(np.int16))
+def group_scales(typing_context: Any, meta: Any) -> Any:
+    n = meta.length // 2
+
+    def build(b: ir.IRBuilder, meta: ir.Value) -> ir.Value:
+        return b.ashr(b.bitcast(meta, vector(I16, n)), constant(I16, [10] * n))
+
+    return typed(Vector("i16", n), (meta,), build)
+
+
+@operation(np.multiply)
+def times(typing_context: Any, x: Any, y: Any) -> Any:
+    return typed(x, (x, y), lambda b, x, y: b.mul(x, y))
+
+
+def _pair_dot_meaning(acc: np.ndarray, w: np.ndarray, x: np.ndarray) -> np.ndarray:
+    return acc + (w.reshape(-1, 2).astype(np.int32) * x.reshape(-1, 2)).sum(1, dtype=np.int32)
+
+
+@operation(_pair_dot_meaning)
+def pair_dot(typing_context: Any, acc: Any, w: Any, x: Any) -> Any:
+    return typed(acc, (acc, w, x), _PAIR_DOT)
+
+
+def _dot_meaning(acc: np.ndarray, w: np.ndarray, x: np.ndarray) -> np.ndarray:
+    weights = (w.view(np.uint8) if OFFSET else w).reshape(-1, 4).astype(np.int32)
+    return acc + (weights * x.reshape(-1, 4)).sum(1, dtype=np.int32)
+
+
+@operation(_dot_meaning)
+def dot(typing_context: Any, acc: Any, w: Any, x: Any) -> Any:
+    return typed(acc, (acc, w, x), _DOT)
+
+
+def _scaled_dot_meaning(acc: np.ndarray, start: np.ndarray, meta: np.ndarray, *pairs: np.ndarray) -> np.ndarray:
+    for w, x in zip(pairs[::2], pairs[1::2], strict=True):
+        start = _dot_meaning(start, w, x)
+    return acc + (meta[::4] >> 2).astype(np.int32) * start
+
+
+@operation(_scaled_dot_meaning)
+def scaled_dot(
+    typing_context: Any,
+    acc: Any,
+    start: Any,
+    meta: Any,
+    w0: Any,
+    x0: Any,
+    w1: Any,
+    x1: Any,
+    w2: Any,
+    x2: Any,
+    w3: Any,
+    x3: Any,
+) -> Any:
+    return typed(acc, (acc, start, meta, w0, x0, w1, x1, w2, x2, w3, x3), _SCALED_DOT)
+
+
+def _nibble_dot_meaning(acc: np.ndarray, *pairs: np.ndarray) -> np.ndarray:
+    for w, x in zip(pairs[::2], pairs[1::2], strict=True):
+        acc = _dot_meaning(acc, w, x)
+    return acc
+
+
+@operation(_nibble_dot_meaning)
+def nibble_dot(
+    typing_context: Any, acc: Any, w0: Any, x0: Any, w1: Any, x1: Any, w2: Any, x2: Any, w3: Any, x3: Any
+) -> Any:
+    return typed(acc, (acc, w0, x0, w1, x1, w2, x2, w3, x3), _NIBBLE_DOT)
+
+
+@operation(lambda v: v ^ np.int8(-OFFSET))
+def biased(typing_context: Any, v: Any) -> Any:
+    flip = -OFFSET  # adding 128 to a byte is flipping its top bit
+    return typed(v, (v,), lambda b, v: b.xor(v, constant(I8, [flip] * v.type.count)) if OFFSET else v)
+
+
+def look_up_in(table: np.ndarray, offset: int) -> Any:
+    """Make look_up(code, meta) for a table of 4 x 16 signed weights, which is compiled in, `offset` higher."""
+    held = (np.asarray(table, np.int64).reshape(64) + offset).astype(np.uint8).view(np.int8)
+
+    @operation(lambda code, meta: held[16 * (meta.astype(np.int64) & 3) + code])
+    def look_up(typing_context: Any, code: Any, meta: Any) -> Any:
+        return typed(code, (code, meta), lambda b, code, meta: _LOOK_UP(b, held.tolist(), code, meta))
+
+    return look_up
