@@ -24,7 +24,7 @@ from quant.jit import kernel, parallel_kernel, prange, threads
 BYTES = 4 * LANES  # of weights, that one dot of LANES int32 lanes reads
 ROWS = 2 * LANES  # of a block: two vectors of lanes
 TOKENS = 4  # of a block
-_LINE, _AHEAD = 8, 512  # words
+_LINE, _PAGE, _AHEAD = 8, 64, 512  # words
 SUMS = 12  # float32 sums kept at once: more than a CPU has products under way
 
 
@@ -53,9 +53,10 @@ def _sum_slices(counter, w, sums):
         if n >= sums.size:
             break
         total = np.int64(0)
-        for line in range(n * size, (n + 1) * size, _LINE):
-            prefetch(w, line + _AHEAD)
-            for i in range(line, min(line + _LINE, (n + 1) * size)):
+        for page in range(n * size, (n + 1) * size, _PAGE):
+            for line in range(page, page + _PAGE, _LINE):
+                prefetch(w, line + _AHEAD)
+            for i in range(page, min(page + _PAGE, (n + 1) * size)):
                 total += w[i]
         sums[n] = total
 
