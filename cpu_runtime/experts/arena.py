@@ -20,10 +20,22 @@ class Arena:
         memory = mmap.mmap(-1, slots * slot_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         if hasattr(mmap, "MADV_HUGEPAGE"):
             memory.madvise(mmap.MADV_HUGEPAGE)
+        self._memory = memory
+        self._written = np.zeros(slots, bool)
         self._rows = np.frombuffer(memory, np.uint8).reshape(slots, slot_bytes)
         self.records = self._rows.view()
         self.records.flags.writeable = False  # as mapped records are, so that a kernel is compiled once for both
 
     def slot(self, slot: int, size: int) -> np.ndarray:
         """The first `size` bytes of a slot, to write to."""
+        self._written[slot] = True
         return self._rows[slot, :size]
+
+    def forget(self, slot: int) -> int:
+        """Give a slot's memory back to the system, what it holds with it, and return how many bytes that were."""
+        if not self._written[slot] or not hasattr(mmap, "MADV_DONTNEED"):
+            return 0
+        self._written[slot] = False
+        size = self._rows.shape[1]
+        self._memory.madvise(mmap.MADV_DONTNEED, slot * size, size)
+        return size

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from time import perf_counter
 
 import numpy as np
 
 from cpu_runtime.experts.arena import Arena
+from cpu_runtime.experts.reads import READERS
 from cpu_runtime.experts.record_file import RecordFile
 from quant.container import ExpertRecords
 from quant.errors import CheckpointError
+from quant.layout import PAGE
 
 _SAMPLE = 32 << 20  # bytes read in either way
 _MARGIN = 1.25  # direct reads leave memory and processors alone: buffered ones must be faster by this
 
 
-def open_files(layers: Iterable[ExpertRecords], pool: Executor, arena: Arena) -> dict[int, RecordFile]:
+def open_files(layers: Iterable[ExpertRecords], arena: Arena) -> dict[int, RecordFile]:
     """Every layer's file, opened for the kind of reading that its drive is found to be better at.
 
     The arena is scribbled over. Raises CheckpointError where a file can't be read in either way.
@@ -29,7 +31,9 @@ def open_files(layers: Iterable[ExpertRecords], pool: Executor, arena: Arena) ->
     except OSError:
         return _opened_buffered(layers)
     buffered = _opened_buffered(layers)
-    chosen, other = (direct, buffered) if _direct_is_better(direct, buffered, pool, arena) else (buffered, direct)
+    with ThreadPoolExecutor(READERS, thread_name_prefix="moe-read") as pool:
+        better = _direct_is_better(direct, buffered, pool, arena)
+    chosen, other = (direct, buffered) if better else (buffered, direct)
     for file in other.values():
         file.close()
     return chosen
@@ -62,6 +66,8 @@ def _direct_is_better(
     size = max(file.record_bytes for file in direct.values())
     count = max(1, min(_SAMPLE // size, len(experts) // 2, len(arena.records)))
     sample = [experts[i] for i in np.linspace(0, len(experts) - 1, 2 * count).astype(int)]
+    for slot in range(count):
+        arena.slot(slot, size)[::PAGE] = 0  # memory taken while the first of the two is timed would count against it
     try:
         fast = _seconds(direct, sample[::2], pool, arena)
     except CheckpointError:  # some file systems refuse at the first read; a damaged one will refuse buffered, too

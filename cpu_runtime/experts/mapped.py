@@ -30,7 +30,9 @@ class MappedExperts:
         """How the layer's records are laid out."""
         return self._layers[layer]
 
-    def fetch(self, layer: int, experts: np.ndarray) -> Iterator[Group]:
+    def fetch(
+        self, layer: int, experts: np.ndarray, uses: np.ndarray | None = None, tokens: int = 1
+    ) -> Iterator[Group]:
         """One group: the whole mapping, and each expert's own number as its slot."""
         mapped, asked = self._layers[layer], self._asked[layer]
         new = experts[~asked[experts]]
@@ -42,6 +44,9 @@ class MappedExperts:
                 mapped.check(expert, mapped.records[expert])
         asked[new] = True
         return iter((Group(mapped.records, np.arange(experts.size, dtype=np.int32), experts),))
+
+    def expect(self, layer: int, experts: np.ndarray) -> None:
+        """Nothing: the operating system reads ahead as it sees fit."""
 
     def close(self) -> None:
         """Nothing is held that the model does not hold."""

@@ -30,12 +30,16 @@ class RecordFile:
                 os.close(self._descriptor)
                 raise
 
+    def place(self, expert: int) -> tuple[int, int]:
+        """(file descriptor, offset) of a record."""
+        return self._descriptor, self.layer.offset + expert * self.record_bytes
+
     def read(self, expert: int, into: np.ndarray) -> None:
         """Fill `into` [record_bytes] u8 with a record; raises CheckpointError naming file, layer and expert.
 
         Safe to call from many threads at once.
         """
-        rest, at = memoryview(into.data), self.layer.offset + expert * self.record_bytes
+        rest, at = memoryview(into.data), self.place(expert)[1]
         while rest:
             try:
                 count = os.preadv(self._descriptor, [rest], at)

@@ -28,11 +28,18 @@ class ExpertStore(Protocol):
         """How the layer's records are laid out."""
         ...
 
-    def fetch(self, layer: int, experts: np.ndarray) -> Iterator[Group]:
+    def fetch(
+        self, layer: int, experts: np.ndarray, uses: np.ndarray | None = None, tokens: int = 1
+    ) -> Iterator[Group]:
         """Begin to bring in the experts, [A] i32 and distinct; each comes in one group, as soon as it is there.
 
+        `uses` says how many of the `tokens` activate each, [A] i64; one of one if left out.
         A group is valid until the next one is asked for. Raises CheckpointError where a record can't be read.
         """
+        ...
+
+    def expect(self, layer: int, experts: np.ndarray) -> None:
+        """Experts that a layer is likely to be asked for soon, the surest first."""
         ...
 
     def close(self) -> None:

@@ -1,76 +1,88 @@
-"""Experts of a model larger than memory: the latest used ones are kept, the others read from disk when asked for."""
+"""Experts of a model larger than memory: those worth most are kept, the others read from disk when asked for."""
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
 
 import numpy as np
 
 from cpu_runtime.experts.arena import Arena
 from cpu_runtime.experts.drive import open_files
+from cpu_runtime.experts.reads import Read, open_reads
+from cpu_runtime.experts.residence import Residence
 from cpu_runtime.experts.store import Group
 from quant.container import ExpertRecords, QuantizedModel
 from quant.layout import PAGE
 
-READERS = 8  # reads under way at once: what it takes to keep an NVMe drive busy
+UNDER_WAY = 16  # reads at once: what it takes to keep an NVMe drive busy, and the next ones at hand
 
 
 @dataclass
 class Statistics:
-    """What a store did since it was opened; `seconds_waited` is when nothing could be computed for want of a record."""
+    """What a store did since it was opened; `seconds_waited` is when nothing could be computed for want of a record.
+
+    Of the misses, `guessed_right` were on their way before they were asked for; `guessed` counts all such reads.
+    """
 
     hits: int = 0
     misses: int = 0
     bytes_read: int = 0
     seconds_waited: float = 0.0
+    guessed: int = 0
+    guessed_right: int = 0
+
+    @property
+    def hit_rate(self) -> float | None:
+        """The share of asked experts that memory held; None where none was asked for."""
+        asked = self.hits + self.misses
+        return self.hits / asked if asked else None
 
 
-@dataclass(frozen=True)
-class _Read:
-    """A record on its way: the `member`-th of those asked for, into a slot."""
+@dataclass
+class _Call:
+    """What a fetch is waiting for: `missing` members of those asked for, and by expert the members on their way."""
 
-    member: int
-    slot: int
-    done: Future[None]
+    layer: int
+    asked: np.ndarray
+    missing: deque[int]
+    coming: dict[int, int] = field(default_factory=dict)
 
 
 class StreamedExperts:
-    """`slots` records in memory, a layer's least recently used making room for its next; one caller at a time.
+    """`slots` records in memory; the layer that holds most of them makes room for the next; one caller at a time.
 
-    A slot is either free, or holds a record that is whole (`_held`, by layer, the least recently used first), or is
-    being read into (`_reading`): a record that could not be read is in none of them. With `verify` a record's checksum
-    is compared the first time it is read.
+    A slot is either free, or holds a record that is whole (`_layers`), or is being read into (`_reading`): a record
+    that could not be read is in none of them. With `verify` a record's checksum is compared the first time it is read.
     """
 
     def __init__(self, model: QuantizedModel, slots: int, *, verify: bool = False) -> None:
-        self._layers = {layer: model.expert_layer(layer) for layer in model.expert_layers}
+        self._records = {layer: model.expert_layer(layer) for layer in model.expert_layers}
+        counts = {n: r.records.shape[0] for n, r in self._records.items()}
         self._arena = Arena(slots, slot_bytes(model))
-        self._unchecked = {n: np.full(r.records.shape[0], verify) for n, r in self._layers.items()}
-        self._pool = _pool()
-        try:
-            self._files = open_files(self._layers.values(), self._pool, self._arena)
-        except BaseException:
-            self._pool.shutdown()
-            raise
-        self._held: dict[int, OrderedDict[int, int]] = {layer: OrderedDict() for layer in self._layers}
-        self._share = max(1, slots // len(self._layers))
+        self._unchecked = {n: np.full(count, verify) for n, count in counts.items()}
+        self._files = open_files(self._records.values(), self._arena)
+        self._reads = open_reads(self._files, self._arena, self._unchecked)
+        self._layers = {n: Residence(count) for n, count in counts.items()}
         self._free = list(range(slots))
-        self._reading: dict[int, _Read] = {}
+        self._given_back: list[int] = []
+        self._reading: dict[tuple[int, int], Read] = {}
+        self._guesses: deque[tuple[int, int]] = deque()
+        self._guessed: set[tuple[int, int]] = set()  # read or being read on a guess, and not asked for since
+        self._broken_off = False
         self.statistics = Statistics()
 
     @property
     def slots(self) -> int:
         """How many records there is room for."""
-        return self._arena.records.shape[0]
+        return self._arena.records.shape[0] - len(self._given_back)
 
     @property
     def bytes(self) -> int:
         """Memory for records."""
-        return self._arena.records.nbytes
+        return self.slots * self._arena.records.shape[1]
 
     @property
     def direct(self) -> bool:
@@ -79,109 +91,164 @@ class StreamedExperts:
 
     def records(self, layer: int) -> ExpertRecords:
         """How the layer's records are laid out."""
-        return self._layers[layer]
+        return self._records[layer]
 
-    def fetch(self, layer: int, experts: np.ndarray) -> Iterator[Group]:
-        """First those that are there, while the others are being read; then these, in the order asked for."""
-        if sum(map(len, self._held.values())) + len(self._free) != self.slots:
+    def fetch(
+        self, layer: int, experts: np.ndarray, uses: np.ndarray | None = None, tokens: int = 1
+    ) -> Iterator[Group]:
+        """First those that are there, while the others are being read; then these, as they come."""
+        if self._broken_off:
             self._recover()
-        asked = experts.tolist()
-        hits: list[int] = []
-        misses: deque[int] = deque()
-        for member, expert in enumerate(asked):
-            (hits if expert in self._held[layer] else misses).append(member)
-        for member in hits:
-            self._held[layer].move_to_end(asked[member])
-        self.statistics.hits += len(hits)
-        self.statistics.misses += len(misses)
-        self._start(layer, asked, misses, in_use=len(hits))
-        return self._groups(layer, asked, hits, misses)
+        self._broken_off = True  # until the last group is done with
+        self._guesses.clear()
+        residence = self._layers[layer]
+        residence.used(experts, uses, tokens)
+        here = residence.slot_of[experts] >= 0
+        call = _Call(layer, experts, deque())
+        hits = np.flatnonzero(here).tolist()
+        for member in np.flatnonzero(~here).tolist():
+            expert = int(experts[member])
+            if (layer, expert) in self._reading:
+                call.coming[expert] = member
+            else:
+                call.missing.append(member)
+        self._count(layer, experts, hits)
+        residence.use(experts[hits])
+        self._start(call)
+        return self._groups(call, hits)
 
-    def _groups(self, layer: int, asked: list[int], hits: list[int], misses: deque[int]) -> Iterator[Group]:
-        if hits:
-            yield self._group(layer, asked, hits)
-        while misses or self._reading:
-            self._start(layer, asked, misses, in_use=0)
-            arrived = self._arrived(layer)
-            self._start(layer, asked, misses, in_use=len(arrived))
-            yield self._group(layer, asked, arrived)
+    def expect(self, layer: int, experts: np.ndarray) -> None:
+        """Experts that a layer is likely to be asked for soon, the surest first: read when nothing else is to be read.
 
-    def _group(self, layer: int, asked: list[int], members: list[int]) -> Group:
-        slots = [self._held[layer][asked[member]] for member in members]
-        return Group(self._arena.records, np.array(members, np.int32), np.array(slots, np.int32))
+        To be called between `fetch` and its groups; the next `fetch` drops what has not begun.
+        """
+        residence = self._layers[layer]
+        here = residence.slot_of[experts] >= 0
+        residence.use(experts[here])
+        self._guesses.extend((layer, expert) for expert in experts[~here].tolist())
 
-    def _start(self, layer: int, asked: list[int], misses: deque[int], *, in_use: int) -> None:
-        """Begin to read as many of the misses as there is room for beside the `in_use` latest records."""
-        while misses and (slot := self._room(layer, in_use)) is not None:
-            member = misses.popleft()
-            expert = asked[member]
-            self._reading[expert] = _Read(member, slot, self._pool.submit(self._read, layer, expert, slot))
+    def _count(self, layer: int, experts: np.ndarray, hits: list[int]) -> None:
+        right = {(layer, expert) for expert in experts.tolist()} & self._guessed if self._guessed else set()
+        self._guessed = {guess for guess in self._guessed if guess[0] != layer}
+        on_their_way = sum(guess in self._reading for guess in right)
+        found = len(hits) - (len(right) - on_their_way)
+        self.statistics.guessed_right += len(right)
+        self.statistics.hits += found
+        self.statistics.misses += len(experts) - found
 
-    def _room(self, layer: int, in_use: int) -> int | None:
-        """A slot to read into: a free one, or the least recently used of the layer, or of the one that has most.
+    def _groups(self, call: _Call, here: list[int]) -> Iterator[Group]:
+        residence = self._layers[call.layer]
+        while here or call.missing or call.coming:
+            if here:
+                experts = call.asked[here]
+                residence.use(experts)
+                self._start(call)
+                yield Group(self._arena.records, np.array(here, np.int32), residence.slot_of[experts])
+                residence.use(_NONE)
+            self._start(call)
+            here = self._arrived(call, wait=bool(call.coming))
+        residence.use(_NONE)
+        self._broken_off = False
 
-        Layers take turns, so the latest used of all are those needed last: each layer keeps a fair share of its own.
+    def _start(self, call: _Call) -> None:
+        """Begin to read what the call misses, then what is guessed, as far as there is room beside what is in use."""
+        begun: list[Read] = []
+        while (call.missing or self._guesses) and len(self._reading) < UNDER_WAY:
+            slot = self._room()
+            if slot is None:
+                break
+            if call.missing:
+                member = call.missing.popleft()
+                layer, expert = call.layer, int(call.asked[member])
+                call.coming[expert] = member
+            else:
+                layer, expert = self._guesses.popleft()
+                self._guessed.add((layer, expert))
+                self.statistics.guessed += 1
+            read = self._reading[layer, expert] = Read(layer, expert, slot)
+            begun.append(read)
+        if begun:
+            self._reads.start(begun)
+
+    def _room(self) -> int | None:
+        """A slot to read into: a free one, or that of the record worth least in the layer that holds most.
+
+        Layers take turns, so that in one order for all of them those just computed, which are needed last, would crowd
+        out those that come next.
         """
         if self._free:
             return self._free.pop()
-        own = self._held[layer]
-        taken = len(own) + len(self._reading)
-        if taken >= self._share and len(own) > in_use:
-            return own.popitem(last=False)[1]
-        most = max((held for held in self._held.values() if held is not own), key=len, default=own)
-        if most is not own and most and taken < max(self._share, READERS):
-            return most.popitem(last=False)[1]
-        return own.popitem(last=False)[1] if len(own) > in_use else None
+        for residence in sorted(self._layers.values(), key=_held, reverse=True):
+            if residence.held and (slot := residence.leave()) is not None:
+                return slot
+        return None
 
-    def _read(self, layer: int, expert: int, slot: int) -> None:
-        file = self._files[layer]
-        into = self._arena.slot(slot, file.record_bytes)
-        file.read(expert, into)
-        if self._unchecked[layer][expert]:
-            file.layer.check(expert, into)
-            self._unchecked[layer][expert] = False
-
-    def _arrived(self, layer: int) -> list[int]:
-        """Wait for the first read, and take those after it that are done as well; raises what a read raised."""
+    def _arrived(self, call: _Call, *, wait: bool) -> list[int]:
+        """The members that have come; raises what a read raised."""
         members: list[int] = []
-        for expert, read in list(self._reading.items()):
-            if not read.done.done():
-                if members:
-                    break
-                start = perf_counter()
-                wait([read.done])
-                self.statistics.seconds_waited += perf_counter() - start
-            read.done.result()
-            self.statistics.bytes_read += self._files[layer].record_bytes
-            del self._reading[expert]
-            self._held[layer][expert] = read.slot
-            members.append(read.member)
-        return members
+        reads = self._reads.ended(wait=False)
+        while True:
+            for read in reads:
+                self.statistics.bytes_read += self._files[read.layer].record_bytes
+                del self._reading[read.layer, read.expert]
+                self._layers[read.layer].hold(read.expert, read.slot)
+                if read.layer == call.layer and read.expert in call.coming:
+                    members.append(call.coming.pop(read.expert))
+            if members or not wait:
+                return members
+            start = perf_counter()
+            reads = self._reads.ended(wait=True)
+            self.statistics.seconds_waited += perf_counter() - start
+
+    def give_back(self, size: int) -> int:
+        """Hold at least `size` bytes of records less, as far as there are any to spare; returns how many bytes less.
+
+        Not to be called between a `fetch` and its last group.
+        """
+        if self._broken_off:
+            self._recover()
+        least, freed = len(self._layers), 0
+        self._broken_off = True
+        while freed < size and self.slots > least and (slot := self._room()) is not None:
+            self._given_back.append(slot)
+            freed += self._arena.forget(slot)
+        self._broken_off = False
+        return freed
 
     def _recover(self) -> None:
         """After a call that was broken off or failed, anywhere: let its reads end, and free the slots they had.
 
-        A new pool, because only the end of the old one is sure to be the end of a read whose start was interrupted.
+        A new queue, because only the end of the old one is sure to be the end of a read whose start was interrupted.
         """
-        self._pool.shutdown(cancel_futures=True)
-        self._pool = _pool()
+        self._reads.close()
+        self._reads = open_reads(self._files, self._arena, self._unchecked)
         self._reading.clear()
-        self._free = sorted(set(range(self.slots)) - {slot for held in self._held.values() for slot in held.values()})
+        self._guessed.clear()
+        taken = set(self._given_back)
+        for residence in self._layers.values():
+            residence.use(_NONE)
+            residence.recount()
+            taken.update(residence.slot_of[residence.slot_of >= 0].tolist())
+        self._free = sorted(set(range(self._arena.records.shape[0])) - taken)
+        self._broken_off = False
 
     def close(self) -> None:
-        """End the threads, close the files and give the memory back."""
-        self._pool.shutdown(cancel_futures=True)
+        """End reads and threads, close the files and give the memory back."""
+        self._reads.close()
         for file in self._files.values():
             file.close()
         self._files = {}
-        self._held = {}
+        self._layers = {}
         self._arena = Arena(1, PAGE)
+
+
+_NONE = np.zeros(0, np.int32)
+
+
+def _held(residence: Residence) -> int:
+    return residence.held
 
 
 def slot_bytes(model: QuantizedModel) -> int:
     """Bytes of a slot that holds any of the model's records."""
     return max((model.expert_layer(layer).records.shape[1] for layer in model.expert_layers), default=PAGE)
-
-
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(READERS, thread_name_prefix="moe-read")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -116,12 +117,16 @@ class GatedMLP:
 
 @dataclass(frozen=True)
 class MoE:
-    """sum over the picked experts of weight * expert(x), plus the shared expert where there is one."""
+    """sum over the picked experts of weight * expert(x), plus the shared expert where there is one.
+
+    `ahead` is shown each input, to guess the next layer's experts from it while this layer's are read.
+    """
 
     layer: int
     router: Router
     store: ExpertStore
     shared: MLP | GatedMLP | None = None
+    ahead: Callable[[Activations], None] | None = None
 
     @property
     def active(self) -> int:
@@ -131,28 +136,50 @@ class MoE:
     def __call__(self, x: Activations) -> np.ndarray:
         """Shapes: x of T rows -> [T, D] f32."""
         experts, weights = self.router(x)
-        out = routed(self.store, self.layer, x, experts, weights)
-        if self.shared is not None:
-            out += self.shared(x)
+        asked = ask(self.store, self.layer, experts)
+        # What does not wait for a record comes between asking and using them.
+        if self.ahead is not None:
+            self.ahead(x)
+        shared = None if self.shared is None else self.shared(x)
+        out = routed(asked, x, experts, weights)
+        if shared is not None:
+            out += shared
         return out
 
 
-def routed(store: ExpertStore, layer: int, x: Activations, experts: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """The weighted sum of each token's experts; every active expert is fetched once and serves all its tokens.
+class Asked(NamedTuple):
+    """Experts on their way: `which` [T * A] i64 of the `distinct` ones each pair of token and expert stands for."""
+
+    groups: Iterator[Group]
+    parts: dict[str, RecordPart]
+    which: np.ndarray
+    distinct: int
+
+
+def ask(store: ExpertStore, layer: int, experts: np.ndarray) -> Asked:
+    """Begin to fetch each active expert, once for all its tokens: experts [T, A] i32."""
+    parts = store.records(layer).parts
+    tokens, active = experts.shape
+    if tokens == 1:
+        return Asked(store.fetch(layer, experts[0]), parts, np.arange(active), active)
+    distinct, which, uses = np.unique(experts, return_inverse=True, return_counts=True)
+    return Asked(store.fetch(layer, distinct, uses, tokens), parts, which.ravel(), distinct.size)
+
+
+def routed(asked: Asked, x: Activations, experts: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The weighted sum of each token's experts.
 
     Shapes: experts [T, A] i32, weights [T, A] f32 -> [T, D] f32.
     """
     if experts.shape[0] == 1:
-        return _one_token(store, layer, x, experts[0], weights)
-    distinct, which = np.unique(experts, return_inverse=True)
-    which = which.ravel()
-    parts = store.records(layer).parts
+        return _one_token(asked, x, weights)
+    groups, parts, which, distinct = asked
     answers = np.empty((which.size, padded(parts["down"].rows)), np.float32)
     places = np.empty(which.size, np.int32)
     done = 0
     # A pair of a token and one of its experts has the same answer in whatever group it is computed.
-    for group in store.fetch(layer, distinct):
-        order, starts = _pairs(which, distinct.size, group.members)
+    for group in groups:
+        order, starts = _pairs(which, distinct, group.members)
         product = _Product(group, parts, starts)
         tokens = (order // experts.shape[1]).astype(np.int32)
         hidden = product("gate", x, tokens)
@@ -166,14 +193,14 @@ def routed(store: ExpertStore, layer: int, x: Activations, experts: np.ndarray, 
     return out
 
 
-def _one_token(store: ExpertStore, layer: int, x: Activations, experts: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    parts = store.records(layer).parts
+def _one_token(asked: Asked, x: Activations, weights: np.ndarray) -> np.ndarray:
+    groups, parts, _, active = asked
     networks = Networks.of_records(parts)
-    answers = np.empty((experts.size, networks.width), np.float32)
-    for records, members, slots in store.fetch(layer, experts):
+    answers = np.empty((active, networks.width), np.float32)
+    for records, members, slots in groups:
         networks.answer((records, records, records), slots, members, x, answers)
     out = np.empty((1, parts["down"].rows), np.float32)
-    weighted_sum(answers, np.arange(experts.size, dtype=np.int32)[None], weights, out)
+    weighted_sum(answers, np.arange(active, dtype=np.int32)[None], weights, out)
     return out
 
 

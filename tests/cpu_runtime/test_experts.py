@@ -47,12 +47,12 @@ def test_a_token_brings_in_its_experts_alone(
             pytest.skip("this file system does not let pages go")
         active = {}
 
-        def recorded(store: MappedExperts, layer: int, x: object, experts: np.ndarray, weights: object) -> np.ndarray:
+        def recorded(store: MappedExperts, layer: int, experts: np.ndarray) -> moe.Asked:
             active[layer] = set(experts.ravel().tolist())
-            return original(store, layer, x, experts, weights)
+            return original(store, layer, experts)
 
-        original = moe.routed
-        monkeypatch.setattr(moe, "routed", recorded)
+        original = moe.ask
+        monkeypatch.setattr(moe, "ask", recorded)
         engine.session().advance([5])
         for layer in layers:
             present = resident(layer.records)

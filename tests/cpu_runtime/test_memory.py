@@ -84,7 +84,7 @@ def test_engines_leave_nothing_behind(quantized: Quantized, monkeypatch: pytest.
     for _ in range(10):
         with Engine.open(folder, context=64, memory_bytes=budget) as small:
             small.session().advance(IDS)
-            assert any(thread.name.startswith("moe-read") for thread in threading.enumerate())
+            assert isinstance(small.store, StreamedExperts)
     assert not any(thread.name.startswith("moe-read") for thread in threading.enumerate())
     del small
     assert len(os.listdir("/dev/fd")) <= before

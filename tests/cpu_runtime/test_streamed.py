@@ -16,6 +16,7 @@ import pytest
 from cpu_runtime import Engine
 from cpu_runtime.experts import drive
 from cpu_runtime.experts.arena import Arena
+from cpu_runtime.experts.kernel_queue import KernelQueue
 from cpu_runtime.experts.mapped import MappedExperts
 from cpu_runtime.experts.record_file import RecordFile
 from cpu_runtime.experts.streamed import Statistics, StreamedExperts
@@ -32,6 +33,26 @@ IDS = np.random.default_rng(3).integers(0, 100, 40).tolist()
 @pytest.fixture
 def model(quantized: Quantized) -> QuantizedModel:
     return open_model(quantized(DEMO, "int4"))
+
+
+@pytest.fixture(params=["queued", "threaded"])
+def reads(request: pytest.FixtureRequest, model: QuantizedModel, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Either way to read, whatever the drive and the system are better at."""
+    if request.param == "queued":
+        monkeypatch.setattr(drive, "_seconds", lambda *_: 1.0)  # no slower: direct, where it works at all
+        try:
+            KernelQueue().close()
+        except OSError:
+            pytest.skip("no queue of reads here")
+        if not _direct_works(model):
+            pytest.skip("no direct reads here")
+    else:
+        monkeypatch.setattr(KernelQueue, "__init__", _refusing)
+    return str(request.param)
+
+
+def _refusing(*_: object) -> None:
+    raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
 
 def readers() -> list[str]:
@@ -65,6 +86,7 @@ def logits(engine: Engine) -> np.ndarray:
     return engine.decoder.logits(np.concatenate(rows))
 
 
+@pytest.mark.usefixtures("reads")
 @pytest.mark.parametrize(
     ("checkpoint", "recipe"),
     [(DEMO, "int4"), (FIXTURES / "deepseek_v3_fp8", "int8"), (FIXTURES / "qwen3_5_fused", "bf16")],
@@ -131,13 +153,14 @@ def test_one_group_where_everything_is_there_and_hits_come_first(model: Quantize
     store.close()
 
 
+@pytest.mark.usefixtures("reads")
 @pytest.mark.parametrize("slots", [1, 5, 9])
 def test_random_calls_from_many_threads_at_once(model: QuantizedModel, slots: int) -> None:
     mapped = MappedExperts(model)
     faults: list[str] = []
 
     def work(seed: int) -> None:
-        random, store = np.random.default_rng(seed), StreamedExperts(model, slots, verify=True)
+        random, store = np.random.default_rng(seed), StreamedExperts(model, slots, verify=slots == 5)
         for _ in range(150):
             layer = int(random.choice(model.expert_layers))
             count = mapped.records(layer).records.shape[0]
@@ -168,13 +191,22 @@ def test_random_calls_from_many_threads_at_once(model: QuantizedModel, slots: in
 
 
 def broken_read(monkeypatch: pytest.MonkeyPatch, fault: str, at: int) -> None:
-    """The `at`-th read from now on, counted from 0, fails or comes short."""
-    count, read, lock = iter(range(10**9)), os.preadv, threading.Lock()
+    """The `at`-th read from now on, counted from 0, fails or comes short, and again where it is tried again."""
+    count, read, ended, lock = iter(range(10**9)), os.preadv, KernelQueue.ended, threading.Lock()
+    tried: list[int] = []
+
+    def results(queue: KernelQueue, *, wait: bool) -> list[tuple[int, int]]:
+        found = ended(queue, wait=wait)
+        for i, (name, _) in enumerate(found):
+            if next(count) == at:
+                tried.append(at)
+                found[i] = name, {"error": -errno.EIO, "short": 100, "nothing": 0}[fault]
+        return found
 
     def preadv(descriptor: int, buffers: Any, offset: int) -> int:
         with lock:
             now = next(count)
-        if now != at:
+        if now != at and not tried:
             return read(descriptor, buffers, offset)
         if fault == "error":
             raise OSError(errno.EIO, os.strerror(errno.EIO))
@@ -182,13 +214,14 @@ def broken_read(monkeypatch: pytest.MonkeyPatch, fault: str, at: int) -> None:
         return {"short": 100, "nothing": 0}[fault]
 
     monkeypatch.setattr(os, "preadv", preadv)
+    monkeypatch.setattr(KernelQueue, "ended", results)
 
 
 @pytest.mark.parametrize(
     ("fault", "words"), [("error", "Input/output error"), ("short", "100 of"), ("nothing", "0 of")]
 )
 def test_a_failed_read_in_the_middle_of_decoding(
-    quantized: Quantized, monkeypatch: pytest.MonkeyPatch, fault: str, words: str
+    quantized: Quantized, reads: str, monkeypatch: pytest.MonkeyPatch, fault: str, words: str
 ) -> None:
     monkeypatch.setattr(drive, "_seconds", lambda *_: 1.0)  # no slower: direct, where it works at all
     with Engine.open(quantized(DEMO, "int4")) as engine:
@@ -210,6 +243,7 @@ def test_a_failed_read_in_the_middle_of_decoding(
     assert CheckpointError.exit_code == 6
 
 
+@pytest.mark.usefixtures("reads")
 def test_a_slot_that_could_not_be_filled_is_read_again(model: QuantizedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     store = StreamedExperts(model, 4)
     with monkeypatch.context() as patch:
@@ -288,7 +322,7 @@ def _direct_works(model: QuantizedModel) -> bool:
 # --- what is left behind ---
 
 
-def test_nothing_is_left_behind(model: QuantizedModel) -> None:
+def test_nothing_is_left_behind(model: QuantizedModel, reads: str) -> None:
     def descriptors() -> int:
         return len(os.listdir("/dev/fd"))
 
@@ -297,12 +331,13 @@ def test_nothing_is_left_behind(model: QuantizedModel) -> None:
     for _ in range(30):
         store = StreamedExperts(model, 8)
         list(fetched(store, 0, [0, 1, 2]))
-        assert readers()
+        assert bool(readers()) == (reads == "threaded")
         store.close()
     assert not readers()
     assert descriptors() == before
 
 
+@pytest.mark.usefixtures("reads")
 def test_a_broken_off_call_leaves_no_thread(model: QuantizedModel) -> None:
     store = StreamedExperts(model, 2)
     groups = store.fetch(0, np.arange(6, dtype=np.int32))

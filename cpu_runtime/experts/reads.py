@@ -1,0 +1,136 @@
+"""Reads of records into an arena, many under way at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from queue import Empty, SimpleQueue
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from cpu_runtime.experts.arena import Arena
+from cpu_runtime.experts.kernel_queue import KernelQueue
+from cpu_runtime.experts.record_file import RecordFile
+
+READERS = 8  # threads, where the kernel takes no queue of reads: what it takes to keep an NVMe drive busy
+
+
+class Read(NamedTuple):
+    """A record on its way into a slot."""
+
+    layer: int
+    expert: int
+    slot: int
+
+
+class Reads(Protocol):
+    """Starts reads and tells which of them are done; for one caller."""
+
+    def start(self, reads: Sequence[Read]) -> None:
+        """Begin these."""
+        ...
+
+    def ended(self, *, wait: bool) -> list[Read]:
+        """Those that have ended since the last call, all whole; with `wait` at least one.
+
+        Raises CheckpointError, naming the record, where one could not be read.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let every read that has begun come to its end, or never begin."""
+        ...
+
+
+def open_reads(files: Mapping[int, RecordFile], arena: Arena, unchecked: Mapping[int, np.ndarray]) -> Reads:
+    """The kernel's own queue where it has one for these files, else threads; these as well where checksums are due.
+
+    `unchecked` says of each layer's experts whose checksum is to be compared at the first read.
+    """
+    if all(file.direct for file in files.values()) and not any(which.any() for which in unchecked.values()):
+        try:
+            return QueuedReads(files, arena)
+        except OSError:
+            pass  # there is none, or a sandbox or a limit forbids it
+    return ThreadedReads(files, arena, unchecked)
+
+
+class QueuedReads:
+    """Reads that the kernel carries out on its own: beginning one takes no thread, and ending one wakes none."""
+
+    def __init__(self, files: Mapping[int, RecordFile], arena: Arena) -> None:
+        self._files = files
+        self._arena = arena
+        self._under_way: dict[int, Read] = {}
+        self._queue = KernelQueue()
+
+    def start(self, reads: Sequence[Read]) -> None:
+        """Begin these: one system call for all of them."""
+        self._under_way.update((read.slot, read) for read in reads)
+        self._queue.submit(
+            [(read.slot, *self._files[read.layer].place(read.expert), self._into(read)) for read in reads]
+        )
+
+    def ended(self, *, wait: bool) -> list[Read]:
+        """See `Reads`; what came short is read again, which says what is wrong if something is."""
+        found = []
+        for slot, count in self._queue.ended(wait=wait):
+            read = self._under_way.pop(slot)
+            into = self._into(read)
+            if count != into.nbytes:
+                self._files[read.layer].read(read.expert, into)
+            found.append(read)
+        return found
+
+    def _into(self, read: Read) -> np.ndarray:
+        return self._arena.slot(read.slot, self._files[read.layer].record_bytes)
+
+    def close(self) -> None:
+        """Wait for what is under way."""
+        self._queue.close()
+
+
+class ThreadedReads:
+    """Reads by a pool of threads."""
+
+    def __init__(self, files: Mapping[int, RecordFile], arena: Arena, unchecked: Mapping[int, np.ndarray]) -> None:
+        self._files = files
+        self._arena = arena
+        self._unchecked = unchecked
+        self._pool = ThreadPoolExecutor(READERS, thread_name_prefix="moe-read")
+        self._done: SimpleQueue[tuple[Read, BaseException | None]] = SimpleQueue()
+
+    def start(self, reads: Sequence[Read]) -> None:
+        """Begin these, as threads come free."""
+        for read in reads:
+            self._pool.submit(self._run, read)
+
+    def _run(self, read: Read) -> None:
+        file = self._files[read.layer]
+        into = self._arena.slot(read.slot, file.record_bytes)
+        try:
+            file.read(read.expert, into)
+            if self._unchecked[read.layer][read.expert]:
+                file.layer.check(read.expert, into)
+                self._unchecked[read.layer][read.expert] = False
+        except BaseException as error:
+            self._done.put((read, error))
+        else:
+            self._done.put((read, None))
+
+    def ended(self, *, wait: bool) -> list[Read]:
+        """See `Reads`."""
+        found: list[Read] = []
+        while True:
+            try:
+                read, error = self._done.get(block=wait and not found)
+            except Empty:
+                return found
+            if error is not None:
+                raise error
+            found.append(read)
+
+    def close(self) -> None:
+        """End the threads."""
+        self._pool.shutdown(cancel_futures=True)
