@@ -112,8 +112,10 @@ def _json(value: Any) -> str:
 
 
 def _show_prefill(event: Prefill) -> None:
-    if event.done < event.total and event.total > 512:
-        output.transient(f"reading the prompt: {event.done} of {event.total} tokens")
+    if event.done < event.total and (event.total > 512 or event.seconds > 1):
+        left = event.seconds_left
+        rate = "" if left is None else f", {event.tokens_per_s:.1f} t/s, {left:.0f} s left"
+        output.transient(f"reading the prompt: {event.done} of {event.total} tokens{rate}")
     elif event.done == event.total:
         output.transient("")
 

@@ -15,8 +15,10 @@ import numpy as np
 from cpu_runtime import models
 from cpu_runtime.experts.mapped import MappedExperts
 from cpu_runtime.experts.streamed import StreamedExperts
+from cpu_runtime.layers.ahead import looking_ahead
 from cpu_runtime.layers.linear import PassingEmbedding
 from cpu_runtime.memory import divide
+from cpu_runtime.pressure import Pressure
 from cpu_runtime.sampling import SamplingParams
 from cpu_runtime.session import PREFILL_CHUNK, ContextError, Session
 from cpu_runtime.threads import physical_cores
@@ -67,13 +69,15 @@ class Engine:
         while context is None and self.division.crowded and self.context > LEAST_CONTEXT:
             self.context //= 2
             self.division = divide(model, self.decoder, self.context, self.kv_dtype, memory_bytes)
+        self.pressure: Pressure | None = None
         if not self.division.fits:
             slots = self.division.slots(self.context)
             model.keep_dense()
             self.store = StreamedExperts(model, slots, verify=verify)
+            self.pressure = Pressure(self.store, self.division.total)
             decoder = family.build(config, model, self.store)
             embedding = PassingEmbedding(decoder.embedding.matrix, model.let_go)
-            self.decoder = replace(decoder, embedding=embedding)
+            self.decoder = replace(decoder, embedding=embedding, blocks=looking_ahead(decoder.blocks))
 
     @classmethod
     def open(
@@ -129,7 +133,7 @@ class Engine:
         """Logits after each of the ids, in chunks: [t, V] f32, T rows in all; raises as `Session.generate` does."""
         self.check(ids)
         session = self.session()
-        for start in range(0, len(ids), PREFILL_CHUNK):
+        for start in range(0, len(ids), PREFILL_CHUNK):  # no longer: a row of logits is as long as the vocabulary
             yield self.decoder.logits(session.advance(ids[start : start + PREFILL_CHUNK]))
 
     def check(self, ids: Sequence[int]) -> None:
@@ -155,6 +159,11 @@ class Engine:
         caches = short.new_caches(self.context, self.kv_dtype)
         for tokens in (2, 1):
             short.logits(short.hidden(np.zeros(tokens, np.int64), caches)[-1:])
+
+    @property
+    def chunk(self) -> int:
+        """Tokens of a prompt that are computed at once."""
+        return self.division.chunk
 
     @property
     def mapped_bytes(self) -> int:

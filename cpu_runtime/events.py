@@ -11,11 +11,22 @@ FinishReason = Literal["stop", "length", "tool_calls"]
 
 @dataclass(frozen=True, slots=True)
 class Prefill:
-    """`done` of `total` prompt tokens are read; `cached` more were remembered from before."""
+    """`done` of `total` prompt tokens are read, or as much work as that; `cached` more were remembered from before."""
 
     done: int
     total: int
     cached: int
+    seconds: float = 0.0
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Prompt tokens a second so far."""
+        return self.done / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def seconds_left(self) -> float | None:
+        """At this rate; None before there is one."""
+        return (self.total - self.done) / self.tokens_per_s if self.tokens_per_s > 0 else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from time import perf_counter
 from typing import Any
 
@@ -10,11 +11,13 @@ import numpy as np
 
 from cpu_runtime.events import Done, Event, FinishReason, Piece, Prefill, Timings, ToolCall, Usage
 from cpu_runtime.sampling import Sampler, SamplingParams
-from cpu_runtime.session import PREFILL_CHUNK, Session
+from cpu_runtime.session import Session
 from cpu_runtime.text.channels import ChannelSplitter, Part
 from cpu_runtime.text.messages import checked_tools
 from cpu_runtime.text.stops import StopStrings
 from cpu_runtime.text.tokenizer import IdsOnly, StreamDecoder, Tokenizer
+
+_TELLS = 0.5  # seconds between two reports of progress inside a chunk
 
 
 def generate(
@@ -71,16 +74,27 @@ def _prefill(
     """Report progress; return the last block's output for the tokens of the last chunk."""
     total, at = len(prompt_ids), cached
     hidden = np.empty(0, np.float32)
+    started = told = perf_counter()
     yield Prefill(0, total - cached, cached)
     while at < total:
-        end = min(at + PREFILL_CHUNK, total)
+        end = min(at + session.engine.chunk, total)
         if at < stable < end:
             end = stable
-        hidden = session.advance(prompt_ids[at:end])
+        with closing(session.advancing(prompt_ids[at:end])) as steps:
+            while True:
+                try:
+                    share = next(steps)
+                except StopIteration as finished:
+                    hidden = finished.value
+                    break
+                if share < 1 and perf_counter() - told > _TELLS:
+                    told = perf_counter()
+                    yield Prefill(at - cached + int(share * (end - at)), total - cached, cached, told - started)
         at = end
         if at == stable:
             session.mark()
-        yield Prefill(at - cached, total - cached, cached)
+        told = perf_counter()
+        yield Prefill(at - cached, total - cached, cached, told - started)
     return hidden
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 from time import perf_counter
@@ -10,8 +10,9 @@ from time import perf_counter
 import numpy as np
 
 from cpu_runtime.engine import Engine
+from cpu_runtime.experts.streamed import Statistics, StreamedExperts
 from cpu_runtime.footprint import Footprint
-from cpu_runtime.session import PREFILL_CHUNK, Session
+from cpu_runtime.session import Session
 
 
 @dataclass(frozen=True)
@@ -34,10 +35,12 @@ class Workload:
 
 @dataclass(frozen=True)
 class Speed:
-    """Tokens a second of each repetition."""
+    """Tokens a second of each repetition; where experts are streamed, the share that memory held and bytes read."""
 
     test: Workload
     rates: tuple[float, ...]
+    hit_rate: float | None = None
+    disk_bytes_per_s: float | None = None
 
     @property
     def mean(self) -> float:
@@ -60,6 +63,14 @@ class Speed:
         return self.mean * (footprint.products + footprint.head.weights / self.test.prompt)
 
 
+def mean_of(rounds: Sequence[Speed]) -> Speed:
+    """One test's rounds, each measured on its own, as if in one."""
+    hits = [r.hit_rate for r in rounds if r.hit_rate is not None]
+    reads = [r.disk_bytes_per_s for r in rounds if r.disk_bytes_per_s is not None]
+    rates = tuple(rate for r in rounds for rate in r.rates)
+    return Speed(rounds[0].test, rates, mean(hits) if hits else None, mean(reads) if reads else None)
+
+
 def workloads(prompt: list[int], generated: list[int], depth: list[int]) -> Iterator[Workload]:
     """All that the lists ask for; 0 leaves a test out."""
     for d in depth:
@@ -77,10 +88,14 @@ def run(engine: Engine, test: Workload, repetitions: int, *, warm: bool = True) 
     _read(session, _tokens(engine, rng, test.depth))
     session.mark()
     before = list(session.tokens)
-    rates = []
+    rates: list[float] = []
+    seconds = 0.0
+    streamed = engine.store if isinstance(engine.store, StreamedExperts) else None
     for turn in range(repetitions + warm):
         session.sync([*before, 0])  # back to the mark
         ids = _tokens(engine, rng, test.tokens)
+        if streamed and turn == int(warm):
+            streamed.statistics = Statistics()
         start = perf_counter()
         if test.prompt:
             engine.decoder.logits(_read(session, ids)[-1:])
@@ -90,7 +105,11 @@ def run(engine: Engine, test: Workload, repetitions: int, *, warm: bool = True) 
         took = perf_counter() - start
         if turn or not warm:
             rates.append(test.tokens / took)
-    return Speed(test, tuple(rates))
+            seconds += took
+    if streamed is None:
+        return Speed(test, tuple(rates))
+    counted = streamed.statistics
+    return Speed(test, tuple(rates), counted.hit_rate, counted.bytes_read / seconds)
 
 
 def _tokens(engine: Engine, rng: np.random.Generator, count: int) -> list[int]:
@@ -101,6 +120,7 @@ def _tokens(engine: Engine, rng: np.random.Generator, count: int) -> list[int]:
 def _read(session: Session, ids: list[int]) -> np.ndarray:
     """The last chunk's output."""
     hidden = np.empty((0, 0), np.float32)
-    for start in range(0, len(ids), PREFILL_CHUNK):
-        hidden = session.advance(ids[start : start + PREFILL_CHUNK])
+    chunk = session.engine.chunk
+    for start in range(0, len(ids), chunk):
+        hidden = session.advance(ids[start : start + chunk])
     return hidden

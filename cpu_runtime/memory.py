@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from cpu_runtime.cgroup import memory_room
 from cpu_runtime.experts.streamed import slot_bytes
 from cpu_runtime.layers.decoder import Decoder
 from cpu_runtime.layers.moe import MoE
-from cpu_runtime.session import PREFILL_CHUNK
+from cpu_runtime.session import LONGEST_CHUNK, PREFILL_CHUNK
 from quant.container import QuantizedModel
 from quant.errors import ResourceError
 
@@ -20,11 +20,15 @@ RESERVE = 320 * MIB
 _TOKENIZER = 10  # times its file's size, as it lies in memory
 _MARGIN = 16  # unless told otherwise, one part in so many of what is available is left to others, and at least this:
 _LEAST_MARGIN = 512 * MIB
+_CHUNK_SHARE = 8  # a chunk's arrays may take one part in so many of what experts would have
 
 
 @dataclass(frozen=True)
 class Division:
-    """Bytes: all that the process may hold, what it held before, and what goes to each purpose."""
+    """Bytes: all that the process may hold, what it held before, and what goes to each purpose.
+
+    `chunk` is how many tokens of a prompt are computed at once, for which `scratch` has room.
+    """
 
     total: int
     process: int
@@ -34,6 +38,7 @@ class Division:
     experts: int
     slot: int
     least_slots: int
+    chunk: int
 
     @property
     def fits(self) -> bool:
@@ -81,27 +86,37 @@ def divide(
         total = min(total, memory_bytes)
     layers = [block.feed_forward for block in decoder.blocks if isinstance(block.feed_forward, MoE)]
     active = max((layer.active for layer in layers), default=0)
-    return Division(
+    token = _token_bytes(model, active)
+    division = Division(
         total=total,
         process=process,
         dense=model.dense_bytes,
         caches=sum(cache.most_bytes for cache in decoder.new_caches(context, kv_dtype)),
-        scratch=RESERVE + _TOKENIZER * _tokenizer_bytes(model) + _chunk_bytes(model, active),
+        scratch=RESERVE + _TOKENIZER * _tokenizer_bytes(model) + PREFILL_CHUNK * token,
         experts=sum(model.expert_layer(layer).records.nbytes for layer in model.expert_layers),
         slot=slot_bytes(model),
         least_slots=max(1, 2 * active),  # those in use, and as many that the next layer's can be read into
+        chunk=PREFILL_CHUNK,
     )
+    # A chunk reads each expert once. So where some are on disk a longer one reads less, as long as its arrays leave
+    # most of the room to experts.
+    while not division.fits and division.chunk < min(context, LONGEST_CHUNK):
+        more = division.chunk * token
+        if 2 * more > division.left // _CHUNK_SHARE:
+            break
+        division = replace(division, chunk=2 * division.chunk, scratch=division.scratch + more)
+    return division
 
 
-def _chunk_bytes(model: QuantizedModel, active: int) -> int:
-    """The arrays that a chunk of a prompt is computed in: the widest layer's, and its experts' answers."""
+def _token_bytes(model: QuantizedModel, active: int) -> int:
+    """The arrays that a token of a prompt is computed in: the widest layer's, and its experts' answers."""
     dense = model.manifest["dense"].values()
     widest = max(
         entry["shape"][0] for entry in dense if "format" in entry and entry["role"] not in ("embedding", "head")
     )
     layers = [model.expert_layer(layer).parts for layer in model.expert_layers]
     answers = max((parts["down"].rows + 3 * parts["gate"].rows for parts in layers), default=0)
-    return 4 * PREFILL_CHUNK * (4 * widest + active * answers)
+    return 4 * (4 * widest + active * answers)
 
 
 def _tokenizer_bytes(model: QuantizedModel) -> int:

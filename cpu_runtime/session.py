@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from cpu_runtime.text.tokenizer import IdsOnly, Tokenizer
 
 PREFILL_CHUNK = 256  # tokens computed at once: enough for the matrices to be read once for many tokens
+LONGEST_CHUNK = 2048  # where experts are read from disk, once a chunk
 
 
 class ContextError(UsageError):
@@ -93,14 +94,36 @@ class Session:
 
         Shapes: T ids -> [T, D] f32.
         """
+        steps = self.advancing(ids)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                hidden: np.ndarray = end.value
+                return hidden
+
+    def advancing(self, ids: Sequence[int]) -> Generator[float, None, np.ndarray]:
+        """`advance` in steps: yields the share of the work that is done, and returns the same.
+
+        What is begun is finished even where the caller closes it, so that the session keeps what it has read before.
+        """
+        if self.engine.pressure is not None:
+            self.engine.pressure.relieve()
+        decoder, closed = self.engine.decoder, False
         try:
-            hidden = self.engine.decoder.hidden(np.asarray(ids, np.int64), self._caches)
+            x = decoder.embedding(np.asarray(ids, np.int64))
+            for done in decoder.steps(x, self._caches):
+                try:
+                    if not closed:
+                        yield done / len(decoder.blocks)
+                except GeneratorExit:
+                    closed = True
         except BaseException:
             # Interrupted between layers, some caches have moved on and some have not: only the start is consistent.
             self.clear()
             raise
         self.tokens.extend(ids)
-        return hidden
+        return x
 
     def mark(self) -> None:
         """Remember this place for a later `sync`, instead of the last one."""

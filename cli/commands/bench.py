@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from cli import output
+from cli import options, output
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from cpu_runtime.footprint import Footprint
     from cpu_runtime.measure import Speed, Workload
 
-HEADINGS = ("model", "size", "params", "threads", "test", "t/s", "weights read", "of roof")
+HEADINGS = ("model", "size", "params", "threads", "test", "t/s", "weights read", "of roof", "hits", "disk read")
 
 
 def bench(
@@ -30,15 +30,17 @@ def bench(
     repetitions: Annotated[int, typer.Option("--repetitions", "-r", help="Rounds of each test.")] = 5,
     format: Annotated[Literal["md", "csv", "json"], typer.Option("--output", "-o", help="How to print.")] = "md",
     cold: Annotated[bool, typer.Option("--cold", help="Drop the model from the page cache before each round.")] = False,
+    memory: options.Memory = None,
 ) -> None:
     """Time reading a prompt and writing an answer.
 
     Options and tests are those of llama-bench; each of -p, -n, -d and -t takes a list such as 128,512. Tokens are
     random, a first round is not counted, tokenizing and sampling take no part. Beside the tokens a second stand the
     bytes of weights read and their share of what this machine's memory gives, or for prompts the share of its int8
-    products; both are measured in the same run.
+    products; both are measured in the same run. For a model beyond memory, or beyond --memory, follow the share of
+    experts that memory held and the bytes read from disk a second.
     """
-    from cli import store
+    from cli import byte_size, store
     from cpu_runtime.measure import workloads
     from cpu_runtime.threads import physical_cores
     from quant.errors import UsageError
@@ -49,13 +51,14 @@ def bench(
         raise UsageError("there is nothing to measure", hint="-p or -n above 0, -r of at least 1")
     if cold and any(test.depth for test in planned):
         raise UsageError("--cold is for -d 0: filling the depth would read the model", hint="leave one of them out")
+    most = byte_size.parse("--memory", memory) if memory is not None else None
     folder = store.find(model)
     rows: list[dict[str, Any]] = []
     if format == "md":
         output.line(_markdown(HEADINGS))
-        output.line(_markdown(["---"] * 4 + ["---"] + ["---:"] * 3))
+        output.line(_markdown(["---"] * 5 + ["---:"] * 5))
     for n in counts:
-        for row in _measure(folder, planned, n, repetitions, cold):
+        for row in _measure(folder, planned, n, repetitions, cold, most):
             rows.append(row)
             if format == "md":
                 output.line(_markdown(_cells(row)))
@@ -66,12 +69,12 @@ def bench(
 
 
 def _measure(
-    folder: Path, planned: list[Workload], threads: int, repetitions: int, cold: bool
+    folder: Path, planned: list[Workload], threads: int, repetitions: int, cold: bool, most: int | None
 ) -> Iterator[dict[str, Any]]:
     from cpu_runtime import Engine, footprint, measure, roofs
 
     window = max(test.depth + test.tokens for test in planned)
-    with Engine.open(folder, threads=threads, context=window) as engine:
+    with Engine.open(folder, threads=threads, context=window, memory_bytes=most) as engine:
         with output.busy("compiling or loading kernels"):
             engine.warm_up()
         weighs = footprint.of_model(engine.model)
@@ -83,23 +86,23 @@ def _measure(
     )
     for test in planned:
         with output.busy(f"{test}, {threads} threads"):
-            speed = _cold(folder, test, threads, repetitions) if cold else None
+            speed = _cold(folder, test, threads, repetitions, most) if cold else None
             if speed is None:
-                with Engine.open(folder, threads=threads, context=window) as engine:
+                with Engine.open(folder, threads=threads, context=window, memory_bytes=most) as engine:
                     speed = measure.run(engine, test, repetitions)
         yield _row(name, size, weighs, threads, speed, cold, read, dot)
 
 
-def _cold(folder: Path, test: Workload, threads: int, repetitions: int) -> Speed:
+def _cold(folder: Path, test: Workload, threads: int, repetitions: int, most: int | None) -> Speed:
     """Each round on a model opened anew, after its pages were dropped."""
     from cpu_runtime import Engine, measure
 
-    rates: list[float] = []
+    rounds: list[Speed] = []
     for _ in range(repetitions):
-        with Engine.open(folder, threads=threads, context=test.tokens) as engine:
+        with Engine.open(folder, threads=threads, context=test.tokens, memory_bytes=most) as engine:
             engine.model.forget_pages()
-            rates += measure.run(engine, test, 1, warm=False).rates
-    return measure.Speed(test, tuple(rates))
+            rounds.append(measure.run(engine, test, 1, warm=False))
+    return measure.mean_of(rounds)
 
 
 def _row(
@@ -124,6 +127,8 @@ def _row(
         "memory_roof_bytes_per_s": read,
         "int8_roof_products_per_s": dot,
         "roof_share": reads / read if reads is not None else (products or 0) / dot,
+        "expert_hit_rate": speed.hit_rate,
+        "disk_read_bytes_per_s": speed.disk_bytes_per_s,
     }
 
 
@@ -138,6 +143,8 @@ def _cells(row: dict[str, Any]) -> list[str]:
         f"{row['tokens_per_s']:.2f} ± {row['deviation']:.2f}",
         "" if reads is None else f"{reads / 1e9:.2f} GB/s",
         f"{100 * row['roof_share']:.0f}% of {'int8' if reads is None else 'memory'}",
+        "" if row["expert_hit_rate"] is None else f"{row['expert_hit_rate']:.0%}",
+        "" if row["disk_read_bytes_per_s"] is None else f"{row['disk_read_bytes_per_s'] / 1e9:.2f} GB/s",
     ]
 
 

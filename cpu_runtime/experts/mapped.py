@@ -45,7 +45,7 @@ class MappedExperts:
         asked[new] = True
         return iter((Group(mapped.records, np.arange(experts.size, dtype=np.int32), experts),))
 
-    def expect(self, layer: int, experts: np.ndarray) -> None:
+    def expect(self, layer: int, experts: np.ndarray, tokens: int) -> None:
         """Nothing: the operating system reads ahead as it sees fit."""
 
     def close(self) -> None:

@@ -38,8 +38,8 @@ class ExpertStore(Protocol):
         """
         ...
 
-    def expect(self, layer: int, experts: np.ndarray) -> None:
-        """Experts that a layer is likely to be asked for soon, the surest first."""
+    def expect(self, layer: int, experts: np.ndarray, tokens: int) -> None:
+        """Experts that a layer is likely to be asked for soon, for so many tokens, the surest first."""
         ...
 
     def close(self) -> None:

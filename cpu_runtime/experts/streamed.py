@@ -11,6 +11,7 @@ import numpy as np
 
 from cpu_runtime.experts.arena import Arena
 from cpu_runtime.experts.drive import open_files
+from cpu_runtime.experts.foresight import Foresight
 from cpu_runtime.experts.reads import Read, open_reads
 from cpu_runtime.experts.residence import Residence
 from cpu_runtime.experts.store import Group
@@ -47,6 +48,7 @@ class _Call:
 
     layer: int
     asked: np.ndarray
+    tokens: int
     missing: deque[int]
     coming: dict[int, int] = field(default_factory=dict)
 
@@ -69,6 +71,7 @@ class StreamedExperts:
         self._free = list(range(slots))
         self._given_back: list[int] = []
         self._reading: dict[tuple[int, int], Read] = {}
+        self._foresight = Foresight()
         self._guesses: deque[tuple[int, int]] = deque()
         self._guessed: set[tuple[int, int]] = set()  # read or being read on a guess, and not asked for since
         self._broken_off = False
@@ -101,10 +104,11 @@ class StreamedExperts:
             self._recover()
         self._broken_off = True  # until the last group is done with
         self._guesses.clear()
+        self._foresight.asked(layer, experts)
         residence = self._layers[layer]
         residence.used(experts, uses, tokens)
         here = residence.slot_of[experts] >= 0
-        call = _Call(layer, experts, deque())
+        call = _Call(layer, experts, tokens, deque())
         hits = np.flatnonzero(here).tolist()
         for member in np.flatnonzero(~here).tolist():
             expert = int(experts[member])
@@ -117,24 +121,25 @@ class StreamedExperts:
         self._start(call)
         return self._groups(call, hits)
 
-    def expect(self, layer: int, experts: np.ndarray) -> None:
+    def expect(self, layer: int, experts: np.ndarray, tokens: int) -> None:
         """Experts that a layer is likely to be asked for soon, the surest first: read when nothing else is to be read.
 
         To be called between `fetch` and its groups; the next `fetch` drops what has not begun.
         """
+        likely = self._foresight.likely(layer, experts, tokens)
         residence = self._layers[layer]
-        here = residence.slot_of[experts] >= 0
-        residence.use(experts[here])
-        self._guesses.extend((layer, expert) for expert in experts[~here].tolist())
+        residence.use(likely)
+        missing = likely[residence.slot_of[likely] < 0].tolist()
+        self._guesses.extend((layer, expert) for expert in missing if (layer, expert) not in self._reading)
 
     def _count(self, layer: int, experts: np.ndarray, hits: list[int]) -> None:
-        right = {(layer, expert) for expert in experts.tolist()} & self._guessed if self._guessed else set()
-        self._guessed = {guess for guess in self._guessed if guess[0] != layer}
-        on_their_way = sum(guess in self._reading for guess in right)
-        found = len(hits) - (len(right) - on_their_way)
-        self.statistics.guessed_right += len(right)
-        self.statistics.hits += found
-        self.statistics.misses += len(experts) - found
+        early = {expert for guessed, expert in self._guessed if guessed == layer} if self._guessed else set()
+        self._guessed -= {(layer, expert) for expert in early}
+        held = len(early.intersection(experts[hits].tolist()))
+        coming = sum((layer, expert) in self._reading for expert in early.intersection(experts.tolist()))
+        self.statistics.guessed_right += held + coming
+        self.statistics.hits += len(hits) - held
+        self.statistics.misses += len(experts) - len(hits) + held
 
     def _groups(self, call: _Call, here: list[int]) -> Iterator[Group]:
         residence = self._layers[call.layer]
@@ -146,14 +151,17 @@ class StreamedExperts:
                 yield Group(self._arena.records, np.array(here, np.int32), residence.slot_of[experts])
                 residence.use(_NONE)
             self._start(call)
-            here = self._arrived(call, wait=bool(call.coming))
+            if not self._reading and call.missing:  # all that is held is kept for a guess
+                self._keep_nothing()
+                self._start(call)
+            here = self._arrived(call) if call.missing or call.coming else []
         residence.use(_NONE)
         self._broken_off = False
 
     def _start(self, call: _Call) -> None:
         """Begin to read what the call misses, then what is guessed, as far as there is room beside what is in use."""
         begun: list[Read] = []
-        while (call.missing or self._guesses) and len(self._reading) < UNDER_WAY:
+        while (call.missing or self._may_guess(call)) and len(self._reading) < UNDER_WAY:
             slot = self._room()
             if slot is None:
                 break
@@ -170,6 +178,13 @@ class StreamedExperts:
         if begun:
             self._reads.start(begun)
 
+    def _may_guess(self, call: _Call) -> bool:
+        """Whether the drive has nothing surer to do: reads share it, so that a guess would hold up what is waited for.
+
+        A prompt's guesses are as good as certain, and wait only for what has not begun.
+        """
+        return bool(self._guesses) and (call.tokens > 1 or not call.coming)
+
     def _room(self) -> int | None:
         """A slot to read into: a free one, or that of the record worth least in the layer that holds most.
 
@@ -183,22 +198,21 @@ class StreamedExperts:
                 return slot
         return None
 
-    def _arrived(self, call: _Call, *, wait: bool) -> list[int]:
-        """The members that have come; raises what a read raised."""
-        members: list[int] = []
+    def _arrived(self, call: _Call) -> list[int]:
+        """The members that have come, perhaps none, after a wait for any read; raises what a read raised."""
         reads = self._reads.ended(wait=False)
-        while True:
-            for read in reads:
-                self.statistics.bytes_read += self._files[read.layer].record_bytes
-                del self._reading[read.layer, read.expert]
-                self._layers[read.layer].hold(read.expert, read.slot)
-                if read.layer == call.layer and read.expert in call.coming:
-                    members.append(call.coming.pop(read.expert))
-            if members or not wait:
-                return members
+        if not reads and self._reading:
             start = perf_counter()
             reads = self._reads.ended(wait=True)
             self.statistics.seconds_waited += perf_counter() - start
+        members: list[int] = []
+        for read in reads:
+            self.statistics.bytes_read += self._files[read.layer].record_bytes
+            del self._reading[read.layer, read.expert]
+            self._layers[read.layer].hold(read.expert, read.slot)
+            if read.layer == call.layer and read.expert in call.coming:
+                members.append(call.coming.pop(read.expert))
+        return members
 
     def give_back(self, size: int) -> int:
         """Hold at least `size` bytes of records less, as far as there are any to spare; returns how many bytes less.
@@ -215,6 +229,10 @@ class StreamedExperts:
         self._broken_off = False
         return freed
 
+    def _keep_nothing(self) -> None:
+        for residence in self._layers.values():
+            residence.use(_NONE)
+
     def _recover(self) -> None:
         """After a call that was broken off or failed, anywhere: let its reads end, and free the slots they had.
 
@@ -225,8 +243,8 @@ class StreamedExperts:
         self._reading.clear()
         self._guessed.clear()
         taken = set(self._given_back)
+        self._keep_nothing()
         for residence in self._layers.values():
-            residence.use(_NONE)
             residence.recount()
             taken.update(residence.slot_of[residence.slot_of >= 0].tolist())
         self._free = sorted(set(range(self._arena.records.shape[0])) - taken)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -60,9 +60,15 @@ class Decoder:
         Shapes: ids [T] i64 -> [T, D] f32.
         """
         x = self.embedding(ids)
-        for block, cache in zip(self.blocks, caches, strict=True):
-            block(x, cache)
+        for _ in self.steps(x, caches):
+            pass
         return x
+
+    def steps(self, x: np.ndarray, caches: Sequence[Any]) -> Iterator[int]:
+        """Run the blocks one after another, and say after each how many are done: x [T, D] f32, changed in place."""
+        for done, (block, cache) in enumerate(zip(self.blocks, caches, strict=True), 1):
+            block(x, cache)
+            yield done
 
     def logits(self, hidden: np.ndarray) -> np.ndarray:
         """Shapes: hidden [T, D] f32 -> [T, V] f32."""

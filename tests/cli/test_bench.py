@@ -20,7 +20,7 @@ def test_a_row_for_each_test(quantized: Quantized, home: Path) -> None:
     result = moe("bench", model, "-p", "16,300", "-n", "4", "-d", "0,20", *SHORT, home=home)
     assert result.returncode == 0, result.stderr
     heading, rule, *rows = [line.strip("| ").split(" | ") for line in result.stdout.splitlines()]
-    assert heading[4:] == ["test", "t/s", "weights read", "of roof"]
+    assert heading[4:] == ["test", "t/s", "weights read", "of roof", "hits", "disk read"]
     assert len(rule) == len(heading)
     names = [row[4] for row in rows]
     assert names == ["pp16", "pp300", "tg4", "pp16 @ d20", "pp300 @ d20", "tg4 @ d20"]
@@ -46,6 +46,7 @@ def test_json_and_csv_say_the_same(quantized: Quantized, home: Path) -> None:
     assert [row["test"] for row in table] == ["pp8", "tg3"]
     assert list(table[0]) == list(rows[0])
     assert len(table[1]["samples"].split()) == 2
+    assert rows[1]["expert_hit_rate"] is None  # nothing is read from disk on purpose
 
 
 def test_cold_rounds(quantized: Quantized, home: Path) -> None:

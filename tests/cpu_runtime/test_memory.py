@@ -16,6 +16,8 @@ from cpu_runtime import Engine, memory
 from cpu_runtime.cgroup import memory_room
 from cpu_runtime.experts.mapped import MappedExperts
 from cpu_runtime.experts.streamed import StreamedExperts
+from cpu_runtime.pressure import Pressure
+from cpu_runtime.session import PREFILL_CHUNK
 from quant.container import open_model
 from quant.errors import CheckpointError, ResourceError
 from tests.checkpoints import copy_of
@@ -139,6 +141,63 @@ def test_the_default_window_shrinks_before_experts_do(tmp_path: Path, monkeypatc
         assert roomy.context == 32_768
     with pytest.raises(ResourceError, match="caches of 32768 tokens"):
         Engine.open(folder, context=32_768, memory_bytes=budget)
+
+
+def test_a_store_gives_memory_back_where_it_runs_short() -> None:
+    given: list[int] = []
+
+    class Store:
+        def give_back(self, size: int) -> int:
+            given.append(size)
+            return size
+
+    free, now = 100 * memory.MIB, 0.0
+    pressure = Pressure(Store(), 32 * 64 * memory.MIB, lambda: free, lambda: now)
+    pressure.relieve()
+    assert given == []  # 64 MiB would be short
+    free = 40 * memory.MIB
+    pressure.relieve()
+    assert given == []  # not looked at again so soon
+    now = 1.5
+    pressure.relieve()
+    pressure.relieve()
+    assert given == [88 * memory.MIB]
+
+
+def test_short_memory_between_tokens_changes_no_bit(quantized: Quantized, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = quantized(DEMO, "int4")
+    pinned(monkeypatch)
+    with Engine.open(folder, context=64) as engine:
+        expected = engine.decoder.logits(np.concatenate([engine.session().advance(IDS)]))
+    with Engine.open(folder, context=64, memory_bytes=room_for(engine, 40)) as small:
+        assert isinstance(small.store, StreamedExperts)
+        clock = iter(range(100))
+        short = small.division.slot * 3
+        small.pressure = Pressure(small.store, 32 * short, lambda: short - 1, lambda: float(next(clock)))
+        session = small.session()
+        rows = [session.advance([token]) for token in IDS]
+        assert np.array_equal(small.decoder.logits(np.concatenate(rows)), expected)
+        assert small.store.slots < 40
+
+
+def test_longer_chunks_where_experts_are_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = {"hidden_size": 256, "num_hidden_layers": 8, "intermediate_size": 512}
+    folder = write_model(scaled(MINIMAX_M25, num_local_experts=64, vocab_size=512, **sizes), tmp_path / "m")
+    pinned(monkeypatch)
+    monkeypatch.setattr(memory, "_CHUNK_SHARE", 1)  # these experts are small beside a token's arrays
+    ids = np.random.default_rng(0).integers(0, 512, 600).tolist()
+    with Engine.open(folder, context=2048) as engine:
+        assert engine.chunk == PREFILL_CHUNK
+        expected = engine.session().advance(ids)[-1]
+        budget = room_for(engine, 8 * 48)
+    with Engine.open(folder, context=2048, memory_bytes=budget) as small:
+        assert isinstance(small.store, StreamedExperts)
+        assert small.chunk > PREFILL_CHUNK
+        assert small.division.scratch > engine.division.scratch
+        assert small.division.slots(2048) < 8 * 48
+        assert np.array_equal(small.session().advance(ids)[-1], expected)
+    with Engine.open(folder, context=256, memory_bytes=budget) as narrow:
+        assert narrow.chunk == PREFILL_CHUNK
 
 
 def test_a_dense_file_that_ends_too_early(quantized: Quantized, tmp_path: Path) -> None:

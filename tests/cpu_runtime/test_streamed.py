@@ -16,10 +16,12 @@ import pytest
 from cpu_runtime import Engine
 from cpu_runtime.experts import drive
 from cpu_runtime.experts.arena import Arena
+from cpu_runtime.experts.foresight import Foresight
 from cpu_runtime.experts.kernel_queue import KernelQueue
 from cpu_runtime.experts.mapped import MappedExperts
 from cpu_runtime.experts.record_file import RecordFile
-from cpu_runtime.experts.streamed import Statistics, StreamedExperts
+from cpu_runtime.experts.streamed import UNDER_WAY, Statistics, StreamedExperts
+from cpu_runtime.layers.ahead import looking_ahead
 from cpu_runtime.layers.moe import MoE
 from quant.container import QuantizedModel, open_model
 from quant.errors import CheckpointError
@@ -185,6 +187,99 @@ def test_random_calls_from_many_threads_at_once(model: QuantizedModel, slots: in
         worker.join()
     assert not faults
     assert not readers()
+
+
+@pytest.mark.usefixtures("reads")
+def test_guesses_change_nothing_but_what_is_read_when(quantized: Quantized) -> None:
+    with Engine.open(quantized(DEMO, "int4")) as engine:
+        expected = logits(engine)
+        layers = len(engine.model.expert_layers)
+        for slots in (1, 8, 5 * layers):
+            store = StreamedExperts(engine.model, slots)
+            replace_store(engine, store)
+            engine.decoder = replace(engine.decoder, blocks=looking_ahead(engine.decoder.blocks))
+            for _ in range(2):
+                assert np.array_equal(logits(engine), expected), slots
+            counted = store.statistics
+            assert counted.guessed >= counted.guessed_right
+            asked = counted.hits + counted.misses
+            store.close()
+        assert counted.guessed_right > counted.guessed / 2
+        assert asked == counted.hits + counted.misses  # a record counts once, guessed or not
+        assert counted.bytes_read <= (counted.misses + counted.guessed) * store.records(0).records.shape[1]
+
+
+def test_guesses_that_are_wrong_are_given_up() -> None:
+    foresight = Foresight()
+    guess = np.array([5, 6, 7], np.int32)
+    assert foresight.likely(3, guess, 1).tolist() == [5, 6, 7]
+    for _ in range(20):
+        foresight.asked(3, np.array([7, 5]))
+        likely = foresight.likely(3, guess, 1).tolist()
+    assert likely == [5, 7]
+    assert foresight.likely(3, guess, 100).tolist() == [5, 6, 7]  # a prompt's are another matter
+    foresight.asked(2, guess)  # another layer says nothing about this one
+    assert foresight.likely(2, guess, 1).tolist() == [5, 6, 7]
+
+
+@pytest.mark.usefixtures("reads")
+def test_a_prompt_reads_each_expert_once_a_chunk(model: QuantizedModel) -> None:
+    layers = model.expert_layers
+    count = model.expert_layer(0).records.shape[0]
+    everyone = np.arange(count, dtype=np.int32)
+    for slots in (2, len(layers) * count // 2):
+        store = StreamedExperts(model, slots)
+        for _ in range(2):
+            missing, before = len(layers) * count - _held(store), store.statistics.bytes_read
+            for layer in layers:
+                groups = store.fetch(layer, everyone, np.full(count, 16), 64)
+                if layer + 1 in layers:
+                    store.expect(layer + 1, everyone, 64)
+                assert sorted(m for group in groups for m in group.members.tolist()) == everyone.tolist()
+            read = (store.statistics.bytes_read - before) // store.records(0).records.shape[1]
+            # Some of what is kept leaves before its turn, for reads of the layers before it to be under way.
+            assert read <= min(missing + 2 * UNDER_WAY, len(layers) * count), (slots, read, missing)
+        store.close()
+
+
+def _held(store: StreamedExperts) -> int:
+    return sum(residence.held for residence in store._layers.values())
+
+
+def test_what_a_prompt_used_most_stays(model: QuantizedModel) -> None:
+    store = StreamedExperts(model, 4 * len(model.expert_layers))
+    uses = np.array([1, 9, 1, 1, 8, 1, 1, 7, 1, 1], np.int64)
+    for layer in model.expert_layers:
+        list(store.fetch(layer, np.arange(10, dtype=np.int32), uses, 10))
+    store.statistics = Statistics()
+    for layer in model.expert_layers:
+        list(store.fetch(layer, np.array([1, 4, 7], np.int32)))
+    assert store.statistics.misses <= 3
+    store.close()
+
+
+def test_memory_is_given_back(model: QuantizedModel) -> None:
+    layers = model.expert_layers
+    store = StreamedExperts(model, 4 * len(layers))
+    for layer in layers:
+        list(fetched(store, layer, [0, 1, 2, 3]))
+    size = store.bytes // store.slots
+    assert store.give_back(size + 1) == 2 * size
+    assert store.slots == 4 * len(layers) - 2
+    assert not store._arena.records[store._given_back].any()
+    mapped = model.expert_layer(0).records
+    for _ in range(3):
+        for expert, record in fetched(store, 0, [0, 1, 2, 3, 4, 5]):
+            assert np.array_equal(record, mapped[expert])
+    store.give_back(1 << 40)
+    assert store.slots == len(layers)  # it can go on with these
+    for expert, record in fetched(store, 0, [0, 1, 2, 3, 4, 5]):
+        assert np.array_equal(record, mapped[expert])
+    groups = store.fetch(1, np.arange(6, dtype=np.int32))
+    next(groups)
+    list(fetched(store, 1, [7]))  # after one that was broken off, too
+    assert store.slots == len(layers)
+    store.close()
 
 
 # --- what goes wrong ---
