@@ -1,10 +1,11 @@
 """Decoding with memory for half of the model: experts touched in their mapping against experts streamed, in turns.
 
-    python -m tests.bench.beyond_memory [--layers 12] [--rounds 2] [--tokens 40] [--folder DIR]
+    python -m tests.bench.beyond_memory [--layers 12] [--rounds 2] [--tokens 40] [--folder DIR] [--model DIR]
 
 A made-up MiniMax-M2 of 64 experts of 2.7 MB a layer, 8 a token, each run in a process of its own inside a memory cgroup
 of half the model's size (root and cgroup version 1 are needed). Routing is drawn: uniform, or keeping half of the
-previous token's experts. The drive's rate is what as many threads read of random records, directly, before and after.
+previous token's experts; what a layer guesses ahead is useless, or foreseen as well as in the demo model. The drive's
+rate is what as many threads read of random records, directly, before and after.
 """
 
 from __future__ import annotations
@@ -36,13 +37,13 @@ SIZES = {
     "vocab_size": 32_000,
 }
 THIS = (sys.executable, "-m", "tests.bench.beyond_memory")
-STREAMS = {"uniform": 0, "half kept": 4}
+STREAMS = {"uniform": "0", "half kept": "4", "uniform, foreseen": "0f", "half kept, foreseen": "4f"}
 
 
 # --- the process that decodes ---
 
 
-def run(folder: Path, store: str, kept: int, tokens: int, memory_bytes: int) -> dict[str, Any]:
+def run(folder: Path, store: str, stream: str, tokens: int, memory_bytes: int) -> dict[str, Any]:
     """Decode, the first third uncounted; dense weights are in memory of their own in either case."""
     model = open_model(folder)
     before = drive_rate(model)
@@ -53,7 +54,7 @@ def run(folder: Path, store: str, kept: int, tokens: int, memory_bytes: int) -> 
         if store == "mapped":
             streamed.close()
             chosen = MappedExperts(model)
-        drawn(engine, chosen, kept)
+        drawn(engine, chosen, int(stream[0]), foreseen=stream.endswith("f"))
         engine.warm_up()
         session = engine.session()
         for token in range(tokens // 2):
@@ -87,15 +88,18 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--tokens", type=int, default=40)
     parser.add_argument("--folder", help="where the model is written; the temporary folder if left out")
+    parser.add_argument("--model", type=Path, help="a folder to keep the model in, or where it was left; streams only")
     parser.add_argument("--run", nargs=5, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.run:
-        folder, store, kept, tokens, memory_bytes = given.run
-        print(json.dumps(run(Path(folder), store, int(kept), int(tokens), int(memory_bytes))))
+        folder, store, stream, tokens, memory_bytes = given.run
+        print(json.dumps(run(Path(folder), store, stream, int(tokens), int(memory_bytes))))
         return
     with tempfile.TemporaryDirectory(dir=given.folder) as scratch:
         config = scaled(MINIMAX_M25, num_hidden_layers=given.layers, **SIZES)
-        folder = write_model(config, Path(scratch) / "model")
+        folder = given.model or Path(scratch) / "model"
+        if not folder.exists():
+            write_model(config, folder)
         limit = open_model(folder).bytes // 2
         print(f"model {2 * limit / 1e9:.2f} GB, limit {limit / 1e9:.2f} GB\n")
         print(
@@ -103,10 +107,10 @@ def main() -> None:
         )
         print("|---|---|---|---|---|---|---|---|---|---|")
         for _ in range(given.rounds):
-            for name, kept in STREAMS.items():
-                for store in ("mapped", "streamed"):
+            for name, stream in STREAMS.items():
+                for store in ("mapped", "streamed")[stream.endswith("f") or given.model is not None :]:
                     forget(folder)
-                    f = limited([*THIS, "--run", folder, store, kept, given.tokens, limit], limit)
+                    f = limited([*THIS, "--run", folder, store, stream, given.tokens, limit], limit)
                     cells = [name, store, f"{f['tokens_s']:.2f}"]
                     if store == "streamed":
                         share = f["read_rate"] / f["drive_rate"]

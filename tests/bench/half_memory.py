@@ -17,14 +17,17 @@ import numpy as np
 
 from cpu_runtime import Engine
 from cpu_runtime.experts.arena import Arena
+from cpu_runtime.experts.reads import READERS
 from cpu_runtime.experts.record_file import RecordFile
 from cpu_runtime.experts.store import ExpertStore
-from cpu_runtime.experts.streamed import READERS
+from cpu_runtime.layers.ahead import Ahead
+from cpu_runtime.layers.decoder import Block
 from cpu_runtime.layers.linear import Activations
 from cpu_runtime.layers.moe import MoE
 from quant.container import QuantizedModel
 
 CGROUP = Path("/sys/fs/cgroup/memory")
+RIGHT = (0.94, 0.89, 0.77, 0.58)  # of the demo model's guesses ahead, those at a router's first to fourth choice
 
 
 def limited(command: Sequence[object], limit: int) -> dict[str, Any]:
@@ -53,28 +56,58 @@ class DrawnRouter:
     random: np.random.Generator
     last: np.ndarray
     trace: list[np.ndarray] = field(default_factory=list)
+    following: np.ndarray | None = None
+
+    def peek(self) -> np.ndarray:
+        """What the next token's experts will be, [A]."""
+        if self.following is None:
+            kept = self.random.permutation(self.last)[: self.kept]
+            others = np.setdiff1d(np.arange(self.experts), kept)
+            self.following = np.concatenate([kept, self.random.permutation(others)[: self.active - self.kept]])
+        return self.following
 
     def __call__(self, x: Activations) -> tuple[np.ndarray, np.ndarray]:
         """Shapes: x of T rows -> experts [T, A] i32, weights [T, A] f32."""
         chosen = np.empty((x.x.shape[0], self.active), np.int32)
         for t in range(len(chosen)):
-            kept = self.random.permutation(self.last)[: self.kept]
-            others = np.setdiff1d(np.arange(self.experts), kept)
-            new = self.random.permutation(others)[: self.active - self.kept]
-            self.last = chosen[t] = np.concatenate([kept, new])
+            self.last = chosen[t] = self.peek()
+            self.following = None
         self.trace.append(chosen)
         return chosen, np.full(chosen.shape, 1 / self.active, np.float32)
 
 
-def drawn(engine: Engine, store: ExpertStore, kept: int) -> list[DrawnRouter]:
-    """Let every layer's experts be drawn, and come from this store; the layers' routers."""
-    blocks, routers = [], []
-    for block in engine.decoder.blocks:
+@dataclass
+class Foreseen:
+    """Guesses what another router will draw, as often right as the demo model's look-ahead."""
+
+    router: DrawnRouter
+    random: np.random.Generator
+
+    def __call__(self, x: Activations) -> tuple[np.ndarray, np.ndarray]:
+        """Shapes: x of one row -> experts [1, A] i32, weights [1, A] f32."""
+        real = self.router.peek()
+        right = np.interp(np.linspace(0, 1, real.size), np.linspace(0, 1, len(RIGHT)), RIGHT)
+        others = self.random.permutation(np.setdiff1d(np.arange(self.router.experts), real))[: real.size]
+        guess = np.where(self.random.random(real.size) < right, real, others).astype(np.int32)
+        return guess[None], np.full((1, real.size), 1 / real.size, np.float32)
+
+
+def drawn(engine: Engine, store: ExpertStore, kept: int, *, foreseen: bool = False) -> list[DrawnRouter]:
+    """Let every layer's experts be drawn, and come from this store; the layers' routers.
+
+    What the layers guess ahead then has nothing to do with what is drawn, unless it is `foreseen`.
+    """
+    blocks: list[Block] = []
+    routers: list[DrawnRouter] = []
+    for block in reversed(engine.decoder.blocks):
         moe = block.feed_forward
         assert isinstance(moe, MoE)
         random, experts = np.random.default_rng(moe.layer), store.records(moe.layer).records.shape[0]
-        routers.append(DrawnRouter(experts, moe.active, kept, random, np.arange(moe.active, dtype=np.int32)))
-        blocks.append(replace(block, feed_forward=replace(moe, router=routers[-1], store=store)))
+        ahead = moe.ahead
+        if foreseen and routers and isinstance(ahead, Ahead):
+            ahead = replace(ahead, router=Foreseen(routers[0], random))
+        routers.insert(0, DrawnRouter(experts, moe.active, kept, random, np.arange(moe.active, dtype=np.int32)))
+        blocks.insert(0, replace(block, feed_forward=replace(moe, router=routers[0], store=store, ahead=ahead)))
     engine.decoder = replace(engine.decoder, blocks=blocks)
     return routers
 
