@@ -20,7 +20,7 @@ RESERVE = 320 * MIB
 _TOKENIZER = 10  # times its file's size, as it lies in memory
 _MARGIN = 16  # unless told otherwise, one part in so many of what is available is left to others, and at least this:
 _LEAST_MARGIN = 512 * MIB
-_CHUNK_SHARE = 8  # a chunk's arrays may take one part in so many of what experts would have
+_CHUNK_SHARE = 4  # a chunk's arrays may take one part in so many of what experts would have
 
 
 @dataclass(frozen=True)

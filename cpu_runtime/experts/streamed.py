@@ -161,7 +161,9 @@ class StreamedExperts:
     def _start(self, call: _Call) -> None:
         """Begin to read what the call misses, then what is guessed, as far as there is room beside what is in use."""
         begun: list[Read] = []
-        while (call.missing or self._may_guess(call)) and len(self._reading) < UNDER_WAY:
+        # A prompt computes long on each record: fewer under way push fewer out that layers to come would find.
+        most = UNDER_WAY if call.tokens == 1 else UNDER_WAY // 2
+        while (call.missing or self._may_guess(call)) and len(self._reading) < most:
             slot = self._room()
             if slot is None:
                 break
