@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from quant.jit import kernel, parallel_kernel, prange
+from quant.jit import inner, parallel_kernel, prange
 
 GROUP = 32  # inputs that share a scale of int4 rows
 
 
-@kernel
+@inner
 def _bf16(bits):
     """The float32 bits of a bfloat16's, a u16."""
     return np.uint32(np.uint32(bits) << np.uint32(16))
 
 
-@kernel
+@inner
 def _f16(bits):
     """The float32 bits of a float16's, a u16."""
     size = np.uint32(bits & np.uint16(0x7FFF))
@@ -30,7 +30,7 @@ def _f16(bits):
     return np.uint32(wide | np.uint32(np.uint32(bits & np.uint16(0x8000)) << np.uint32(16)))
 
 
-@kernel
+@inner
 def _e4m3(code):
     """The float32 bits of a float8 e4m3's, a u8; 0x7F and 0xFF are not numbers, and there is no infinity."""
     size = np.uint32(code & np.uint8(0x7F))
@@ -44,13 +44,13 @@ def _e4m3(code):
 
 # The inner loops are functions of their own, because LLVM makes vectors of a loop over a slice and not of one over
 # part of a matrix (measured: two to four times faster).
-@kernel
+@inner
 def _fp8_block(codes, scale, out):
     for c in range(codes.size):
         out[c] = np.uint32(_e4m3(codes[c])).view(np.float32) * scale
 
 
-@kernel
+@inner
 def _int4_group(codes, scale, out):
     for k in range(codes.size):
         out[2 * k] = np.float32(np.int32(codes[k] & np.uint8(15)) - np.int32(8)) * scale

@@ -1,4 +1,4 @@
-"""The only door to Numba: `kernel`, `parallel_kernel`, `prange`, `set_threads`, `threads`, `cpu_features`.
+"""The only door to Numba: `kernel`, `inner`, `parallel_kernel`, `prange`, `set_threads`, `threads`, `cpu_features`.
 
 Kernels carry no explicit signatures, because those compile at import: their types stand in the Shapes line of the
 docstring. Compiled code is kept on disk, so that each machine compiles once; Numba's cache already tells CPUs and
@@ -45,8 +45,9 @@ if not os.environ.get("NUMBA_CACHE_DIR"):  # read when numba is imported, so it 
 
 import numba  # noqa: E402
 
-# Not `nnan` or `ninf`: masks are -inf, and a softmax that may assume there is none is wrong.
-FASTMATH = frozenset({"nsz", "arcp", "contract", "afn", "reassoc"})
+# Not `nnan` or `ninf`: masks are -inf, and a softmax that may assume there is none is wrong. Not `arcp` or `afn`: they
+# let a quotient or a root be an estimate in one loop and exact in another, by what else the loop holds.
+FASTMATH = frozenset({"nsz", "contract", "reassoc"})
 _config: Any = numba.config  # its attributes are made at run time
 DISABLED = bool(_config.DISABLE_JIT)
 prange = numba.prange
@@ -58,6 +59,15 @@ _OPTIONS: dict[str, Any] = {"nogil": True, "cache": True, "fastmath": set(FASTMA
 def kernel(function: Callable[..., Any]) -> Any:
     """Compile for the calling thread, without the GIL."""
     return _fresh(numba.njit(function, **_OPTIONS))
+
+
+def inner(function: Callable[..., Any]) -> Any:
+    """Compile into the kernels that call it.
+
+    Never kept on disk by itself: what is loaded from there can't be inlined any more, so that two kernels compiled on
+    different days would round differently, and run at different speeds.
+    """
+    return numba.njit(function, **{**_OPTIONS, "cache": False})
 
 
 def parallel_kernel(function: Callable[..., Any]) -> Any:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from quant.codebooks import Q4_BOOKS
-from quant.jit import kernel, parallel_kernel, prange
+from quant.jit import inner, parallel_kernel, prange
 
 _STEPS = 4  # look-up steps a unit of level: the nearest level is off only within 1/8 of a unit of a midpoint
 _REACH = 160  # units; 127 over the smallest start factor
@@ -30,7 +30,7 @@ _LEVEL, _CODE = _nearest_tables()
 _LARGEST = np.abs(Q4_BOOKS.astype(np.float32)).max(1)
 
 
-@kernel
+@inner
 def half_bits(x):
     """The bits of a float32 of at least 0 rounded to float16, to nearest even; 0x7C00 and above: too large."""
     bits = np.float32(x).view(np.uint32)
@@ -40,7 +40,7 @@ def half_bits(x):
     return np.uint16(min((bits - np.uint32(0x38000000) + np.uint32(0xFFF) + odd) >> np.uint32(13), np.uint32(0x7C00)))
 
 
-@kernel
+@inner
 def half_value(bits):
     """The float32 value of the bits of a float16 of at least 0."""
     if bits < 0x400:
@@ -48,7 +48,7 @@ def half_value(bits):
     return (np.uint32((np.uint32(bits) << np.uint32(13)) + np.uint32(0x38000000))).view(np.float32)
 
 
-@kernel
+@inner
 def _fit(x, level, inverse):
     """Sums x*q and q*q for the 16 weights x, where q is the level nearest to x * inverse."""
     xq = np.float32(0)
@@ -63,7 +63,7 @@ def _fit(x, level, inverse):
     return xq, qq
 
 
-@kernel
+@inner
 def _two_best(x, levels, largest, factors, best_book, best_scale):
     """The two (book, scale) with the least squared error after a least-squares scale; best first."""
     peak = np.float32(0)
@@ -91,7 +91,7 @@ def _two_best(x, levels, largest, factors, best_book, best_scale):
                     best_book[1], best_scale[1] = book, xq / qq
 
 
-@kernel
+@inner
 def _settle(x, levels, books, scales, unit, result):
     """Choose (book, signed 6-bit scale) of the kept candidates with the scale as it will be stored, and encode anew."""
     least = np.float32(np.inf)
@@ -109,7 +109,7 @@ def _settle(x, levels, books, scales, unit, result):
         result[0], result[1] = 0, 0
 
 
-@kernel
+@inner
 def _q4_row(row, cols, r, tile, head, levels, codes, largest, factors):
     """Quantize one row into its lane of a tile; False where it does not fit."""
     x = np.zeros(16, np.float32)
@@ -167,7 +167,7 @@ def _q4(weights, out, head, levels, codes, largest, factors):
     return bad == 0
 
 
-@kernel
+@inner
 def _q8_group(x, factors, q):
     """The fp16 bits of the scale with the least squared error for 32 weights, and their codes in q."""
     peak = np.float32(0)
@@ -243,7 +243,7 @@ def _floats(bits_in, out, bfloat):
     return bad == 0
 
 
-@kernel
+@inner
 def _line_order(words):
     """Nibbles 0 1 2 3 4 5 6 7 of each half, lowest first -> 0 4 1 5 2 6 3 7: a byte holds two inputs 4 apart."""
     middle = (words ^ (words >> np.uint64(8))) & np.uint64(0x0000FF000000FF00)
@@ -252,7 +252,7 @@ def _line_order(words):
     return words ^ middle ^ (middle << np.uint64(4))
 
 
-@kernel
+@inner
 def _k4_codes(codes, lines):
     """The codes of up to 16 rows, [rows, C/8] u32, into a tile's lines of 8 u64, which hold two rows each."""
     rows = np.uint64(codes.shape[0])  # unsigned: an index needs no test for being counted from the end
@@ -266,7 +266,7 @@ def _k4_codes(codes, lines):
             lines[line + lane] = _line_order(both)
 
 
-@kernel
+@inner
 def _k4_scales(scales, halves):
     """The scales of up to 16 rows, [rows, C/32] u16, into a tile of u16; False where a weight may not be finite."""
     fits = True

@@ -35,15 +35,20 @@ class MappedExperts:
     ) -> Iterator[Group]:
         """One group: the whole mapping, and each expert's own number as its slot."""
         mapped, asked = self._layers[layer], self._asked[layer]
-        new = experts[~asked[experts]]
-        for expert in new:
-            size = mapped.records.shape[1]
-            _advise(mapped, "MADV_WILLNEED", int(expert) * size, size)
-        if self._verify:
-            for expert in new.tolist():
-                mapped.check(expert, mapped.records[expert])
-        asked[new] = True
+        known = asked[experts]
+        if not known.all():
+            self._bring(mapped, experts[~known].tolist())
+            asked[experts] = True
         return iter((Group(mapped.records, np.arange(experts.size, dtype=np.int32), experts),))
+
+    def _bring(self, mapped: ExpertRecords, experts: list[int]) -> None:
+        """Ask for whole records that were not asked for before, and check them where that is wanted."""
+        size = mapped.records.shape[1]
+        for expert in experts:
+            _advise(mapped, "MADV_WILLNEED", expert * size, size)
+        if self._verify:
+            for expert in experts:
+                mapped.check(expert, mapped.records[expert])
 
     def expect(self, layer: int, experts: np.ndarray, tokens: int) -> None:
         """Nothing: the operating system reads ahead as it sees fit."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from quant.jit import kernel, parallel_kernel, prange
+from quant.jit import inner, parallel_kernel, prange
 
 GROUP = 32  # inputs that share a scale
 _ZERO, _LARGEST = np.float32(0), np.float32(127)
@@ -22,7 +22,7 @@ def quantize_rows(x, q, scale, sums):
             quantize_group(x[t], g, q[t], scale[t], sums[t])
 
 
-@kernel
+@inner
 def quantize_group(x, g, q, scale, sums):
     """The g-th 32 of one row."""
     start = GROUP * g

@@ -23,7 +23,7 @@ from cpu_runtime.kernels.vectors import (
     store_f32,
     sum_of,
 )
-from quant.jit import kernel, parallel_kernel, prange
+from quant.jit import inner, kernel, parallel_kernel, prange
 
 _CHANNELS, _STRETCH = 1024, 32  # channels and tokens of the convolution that a thread takes at once
 _COLUMNS = 4 * LANES  # of a memory that a thread takes at once: 16 KB of 128 rows, half of the first cache
@@ -61,19 +61,19 @@ def causal_conv_silu(x, weight, state, out):
     state[:] = last
 
 
-@kernel
+@inner
 def _row(x, state, t):
     """The inputs of token t of x; those before it are the rows of the state."""
     return x[t] if t >= 0 else state[state.shape[0] + t]
 
 
-@kernel
+@inner
 def _add_product(x, y, out):
     for i in range(out.size):
         out[i] += x[i] * y[i]
 
 
-@kernel
+@inner
 def _silu(x, out):
     for i in range(out.size):
         out[i] = silu(x[i])
@@ -140,7 +140,7 @@ def _prepare(q, k, v, decay, beta, unit_q, unit_k, values, gates):
                 values[h, t, i] = v[t, h, i]
 
 
-@kernel
+@inner
 def _to_unit_length(x, factor, row, out):
     """out = factor * x / |x|, the squares added in one order whatever x's layout; row holds zeros beyond x."""
     for i in range(x.size):
@@ -174,7 +174,7 @@ def _gated_delta(q, k, values, gates, state, out):
                 state[h, i, first : first + count] = memory[i, :count]
 
 
-@kernel
+@inner
 def _recur(q, k, at, values, gates, first, count, memory, start, dk, stride, out):
     """Columns `first` .. of a head through all tokens: its rows of q and k begin at `at`, those of S at `start`."""
     error, read, recalled = np.zeros((3, _COLUMNS), np.float32)
@@ -190,7 +190,7 @@ def _recur(q, k, at, values, gates, first, count, memory, start, dk, stride, out
             out[t, first + j] = read[j]
 
 
-@kernel
+@inner
 def _recall(memory, start, stride, dk, k, at, recalled):
     """recalled = k S."""
     a0 = a1 = a2 = a3 = splat_f32(_ZERO, LANES)
@@ -203,7 +203,7 @@ def _recall(memory, start, stride, dk, k, at, recalled):
     _store4(recalled, a0, a1, a2, a3)
 
 
-@kernel
+@inner
 def _advance(memory, start, stride, dk, keep, q, k, at, error, following, read, recalled):
     """S = keep S + outer(k, error); read = q S; recalled = (the following token's k) S; all in one pass over S."""
     keeps = splat_f32(keep, LANES)
@@ -229,7 +229,7 @@ def _advance(memory, start, stride, dk, keep, q, k, at, error, following, read, 
     _store4(recalled, b0, b1, b2, b3)
 
 
-@kernel
+@inner
 def _store4(out, first, second, third, fourth):
     store_f32(out, 0, first)
     store_f32(out, LANES, second)
@@ -249,7 +249,7 @@ def gated_norm(x, z, weight, eps, out):
         _gated_norm_row(x[t, h], z[t, h], weight, eps, out[t, h])
 
 
-@kernel
+@inner
 def _gated_norm_row(x, z, weight, eps, out):
     scale = inverse_rms(x, eps)
     for i in range(x.size):
@@ -272,7 +272,7 @@ def _sigmoid_gate(x, gate, out):
         _sigmoid_gate_row(x[t, h], gate[t, h], out[t, h])
 
 
-@kernel
+@inner
 def _sigmoid_gate_row(x, gate, out):
     for i in range(x.size):
         out[i] = x[i] * sigmoid(gate[i])

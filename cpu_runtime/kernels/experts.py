@@ -9,7 +9,7 @@ from cpu_runtime.kernels.share import new_counter, run_of, take
 from cpu_runtime.kernels.tile import READS_INT8, tile_product
 from cpu_runtime.kernels.vectors import read_only
 from quant.formats import BLOCK, FORMATS, ROWS, tiles
-from quant.jit import kernel, parallel_kernel, prange, threads
+from quant.jit import inner, parallel_kernel, prange, threads
 
 FORMATS_BY_ID = {form.id: form for form in FORMATS.values()}
 
@@ -56,7 +56,7 @@ def _grouped_matmul(
         )  # fmt: skip
 
 
-@kernel
+@inner
 def _share(
     counter, format_id, w, offset, n_tiles, tile_bytes, blocks, slots, starts, x, q, wide, scale, sums, tokens, out
 ):
@@ -86,7 +86,7 @@ def swiglu(gate, up, out):
         swiglu_row(gate[t], up[t], out[t])
 
 
-@kernel
+@inner
 def swiglu_row(gate, up, out):
     """The same for one row."""
     for i in range(out.size):
@@ -106,7 +106,7 @@ def weighted_sum(answers, places, weights, out):
             _add_scaled(answers[places[t, j]], weights[t, j], out[t])
 
 
-@kernel
+@inner
 def _add_scaled(x, factor, out):
     for i in range(out.size):
         out[i] += factor * x[i]

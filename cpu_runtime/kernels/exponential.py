@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from quant.jit import kernel
+from quant.jit import inner
 
 _LOG2_E = np.float32(1.44269504)
 _LN2_HIGH = np.float32(0.693359375)  # ln 2 in two parts, so that x - n ln 2 keeps its low bits
@@ -20,7 +20,7 @@ _P0, _P1, _P2 = np.float32(1.9875691500e-4), np.float32(1.3981999507e-3), np.flo
 _P3, _P4, _P5 = np.float32(4.1665795894e-2), np.float32(1.6666665459e-1), np.float32(5.0000001201e-1)
 
 
-@kernel
+@inner
 def exp(x):
     """e**x within 3e-7 of its value; 0 below -87, constant above 88."""
     bounded = min(max(x, _LOWEST), _HIGHEST)
@@ -32,13 +32,13 @@ def exp(x):
     return value if x >= _LOWEST else _ZERO
 
 
-@kernel
+@inner
 def sigmoid(x):
     """1 / (1 + e**-x)."""
     return _ONE / (_ONE + exp(-x))
 
 
-@kernel
+@inner
 def silu(x):
     """x * sigmoid(x)."""
     return x / (_ONE + exp(-x))

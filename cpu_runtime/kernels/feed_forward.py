@@ -15,7 +15,7 @@ from cpu_runtime.kernels.share import new_counter, run_of, take
 from cpu_runtime.kernels.tile import READS_INT8, tile_product
 from cpu_runtime.kernels.vectors import read_only
 from quant.formats import BLOCK, ROWS
-from quant.jit import kernel, parallel_kernel, prange, threads
+from quant.jit import inner, parallel_kernel, prange, threads
 
 _TILES = GROUP // ROWS  # whose rows make one group of hidden numbers
 _LOWEST_INT8 = min(READS_INT8)
@@ -40,27 +40,39 @@ def _feed_forward(
     gate_w, up_w, down_w = read_only(gate), read_only(up), read_only(down)
     networks = slots.size
     width = (n_tiles[0] * ROWS + BLOCK - 1) // BLOCK * BLOCK
-    gated, raised = np.zeros((networks, width), np.float32), np.zeros((networks, width), np.float32)
+    gated, raised = _zeros(networks, width), _zeros(networks, width)
     hidden_q, hidden_scale = np.empty((networks, width), np.int8), np.empty((networks, width // GROUP), np.float32)
     hidden_sums = np.empty((networks, width // 16), np.int32)
-    token = np.zeros(networks, np.int32)  # every network sees the same
+    token, hidden_of = _rows_read(members, out.shape[0])
     first, second = new_counter(), new_counter()
     for _ in prange(n_threads):
         _hidden(
             first, ids, offsets, tile_bytes, n_tiles[0], gate_w, up_w, slots, token, x, q, wide, scale, sums,
             gated, raised, hidden_q, hidden_scale, hidden_sums,
         )  # fmt: skip
-    asked = np.empty(out.shape[0], np.int32)
-    for g in range(networks):
-        asked[members[g]] = g
     for _ in prange(n_threads):
         _answers(
-            second, ids[2], offsets[2], tile_bytes[2], n_tiles[2], down_w, slots, members, asked,
+            second, ids[2], offsets[2], tile_bytes[2], n_tiles[2], down_w, slots, members, hidden_of,
             gated, hidden_q, wide, hidden_scale, hidden_sums, out,
         )  # fmt: skip
 
 
-@kernel
+@inner
+def _zeros(rows, cols):
+    """Outside of what is parallel: Numba would wake the threads to write zeros."""
+    return np.zeros((rows, cols), np.float32)
+
+
+@inner
+def _rows_read(members, answers):
+    """(the token that each network sees: the only one; the hidden row that answer members[g] is made of: g)."""
+    hidden_of = np.zeros(answers, np.int32)
+    for g in range(members.size):
+        hidden_of[members[g]] = g
+    return np.zeros(members.size, np.int32), hidden_of
+
+
+@inner
 def _hidden(
     counter, ids, offsets, tile_bytes, n_tiles, gate, up, slots, token, x, q, wide, scale, sums,
     gated, raised, hidden_q, hidden_scale, hidden_sums,
@@ -90,9 +102,9 @@ def _hidden(
                 quantize_group(gated[g], group, hidden_q[g], hidden_scale[g], hidden_sums[g])
 
 
-@kernel
+@inner
 def _answers(
-    counter, format_id, offset, tile_bytes, n_tiles, down, slots, members, asked, x, q, wide, scale, sums, out
+    counter, format_id, offset, tile_bytes, n_tiles, down, slots, members, hidden_of, x, q, wide, scale, sums, out
 ):
     """One thread's tiles of down."""
     few, blocks = run_of(tile_bytes), x.shape[1] // BLOCK
@@ -105,4 +117,4 @@ def _answers(
         start, p = np.int64(slots[g]) * down.shape[1] + offset, members[g]
         for n in range(few * run, min(few * (run + 1), n_tiles)):
             at = start + n * tile_bytes
-            tile_product(format_id, down, at, blocks, x, q, wide, scale, sums, asked, p, p + 1, out, ROWS * n)
+            tile_product(format_id, down, at, blocks, x, q, wide, scale, sums, hidden_of, p, p + 1, out, ROWS * n)

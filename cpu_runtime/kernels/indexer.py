@@ -10,7 +10,7 @@ import numpy as np
 from cpu_runtime.kernels.cpu import LANES
 from cpu_runtime.kernels.rows import MANY, dot_tile, tile_positions, up, widen
 from cpu_runtime.kernels.share import new_counter, take
-from quant.jit import kernel, parallel_kernel, prange
+from quant.jit import inner, kernel, parallel_kernel, prange
 
 PART = 128  # positions that a thread takes at once
 _ZERO = np.float32(0)
@@ -23,15 +23,16 @@ def index_scores(q: np.ndarray, weights: np.ndarray, pages: np.ndarray, position
     Shapes: q [T, H, d] f32 · weights [T, H] f32 · pages [P, 1, PAGE, d] f16 or f32 · out [T, positions] f32
     """
     stored = (pages.view(np.uint16) if pages.dtype == np.float16 else pages).reshape(-1)
-    _index_scores(q, weights, stored, positions, new_counter(), out)
+    _index_scores(q, weights, stored, positions, out)
 
 
 @parallel_kernel
-def _index_scores(q, weights, keys, positions, counter, out):
+def _index_scores(q, weights, keys, positions, out):
     tokens, heads, size = q.shape
     queries = np.zeros((tokens, up(heads, MANY), up(size, LANES)), np.float32)
     queries[:, :heads, :size] = q
     parts = (positions + PART - 1) // PART
+    counter = new_counter()
     for _ in prange(min(parts, 64)):
         item = take(counter, 1)
         if item < parts:
@@ -52,7 +53,7 @@ def _index_scores(q, weights, keys, positions, counter, out):
                 item = take(counter, 1)
 
 
-@kernel
+@inner
 def _add_positive(scores, weight, total):
     for s in range(total.size):
         total[s] += weight * (scores[s] if scores[s] > _ZERO else _ZERO)
@@ -90,7 +91,7 @@ def top_positions(scores, k, out):
                 wanted -= 1
 
 
-@kernel
+@inner
 def _ordered(x):
     """An unsigned integer that grows with the float32; -0 counts as 0."""
     bits = np.uint32(0) if x == _ZERO else np.float32(x).view(np.uint32)

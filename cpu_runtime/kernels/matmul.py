@@ -12,7 +12,7 @@ from cpu_runtime.kernels.tile_q8 import Q8_BLOCK
 from cpu_runtime.kernels.vectors import read_only
 from quant.codebooks import Q4_BOOKS
 from quant.formats import BLOCK, LINE, ROWS, SEGMENT
-from quant.jit import kernel, parallel_kernel, prange, threads
+from quant.jit import inner, kernel, parallel_kernel, prange, threads
 
 
 def matmul(
@@ -41,7 +41,7 @@ def _matmul(n_threads, format_id, tiles, blocks, x, q, wide, scale, sums, tokens
         _share(counter, format_id, w, tiles.shape[1], blocks, x, q, wide, scale, sums, tokens, out)
 
 
-@kernel
+@inner
 def _share(counter, format_id, w, tile_bytes, blocks, x, q, wide, scale, sums, tokens, out):
     """One thread's tiles."""
     n = out.shape[1] // ROWS
@@ -78,7 +78,7 @@ def _read_rows(format_id, tiles, ids, out):
             _read_float(tile, r, 2 if format_id == BF16_ID else 4, out[t])
 
 
-@kernel
+@inner
 def _read_q4(tile, r, out):
     head = q4_head(out.size // BLOCK)
     for c in range(out.size):
@@ -89,7 +89,7 @@ def _read_q4(tile, r, out):
         out[c] = np.float32(np.int32(Q4_BOOKS[meta & 3, code]) * np.int32(meta >> 2)) * super_scale
 
 
-@kernel
+@inner
 def _read_k4(tile, r, out):
     for c in range(out.size):
         block = c // BLOCK * K4_BLOCK
@@ -98,13 +98,13 @@ def _read_k4(tile, r, out):
         out[c] = np.float32(np.int32(_nibble(tile, block, r, c % BLOCK)) - ZERO) * np.uint32(bits).view(np.float32)
 
 
-@kernel
+@inner
 def _nibble(tile, block, r, i):
     """The code of input i of the block of 4-bit codes that begins with a line of something else."""
     return tile[block + LINE * (1 + i // 8) + 4 * r + i % 4] >> (4 * (i // 4 % 2)) & 15
 
 
-@kernel
+@inner
 def _read_q8(tile, r, out):
     for c in range(out.size):
         block, i = c // BLOCK * Q8_BLOCK, c % BLOCK
@@ -112,7 +112,7 @@ def _read_q8(tile, r, out):
         out[c] = np.float32(code) * _half(tile, block + i // 32 * 2 * ROWS + 2 * r)
 
 
-@kernel
+@inner
 def _read_float(tile, r, width, out):
     """bf16 (2 bytes wide) is the upper half of an f32 (4 bytes)."""
     for c in range(out.size):
@@ -122,7 +122,7 @@ def _read_float(tile, r, width, out):
         out[c] = np.uint32(bits).view(np.float32)
 
 
-@kernel
+@inner
 def _half(tile, at):
     """The float16 of at least 0 in two bytes."""
     bits = np.uint32(tile[at]) | np.uint32(tile[at + 1]) << np.uint32(8)

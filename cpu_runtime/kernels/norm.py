@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from quant.jit import kernel
+from quant.jit import inner, kernel
 
 
 def rms_norm(x: np.ndarray, weight: np.ndarray, eps: np.float32, out: np.ndarray) -> None:
@@ -24,7 +24,7 @@ def _rms_norm(x, weight, eps, out):
             out[t, i] = x[t, i] * scale * weight[i]
 
 
-@kernel
+@inner
 def inverse_rms(row, eps):
     """1 / sqrt(mean(row^2) + eps), summed in float64.
 

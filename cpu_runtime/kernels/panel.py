@@ -29,7 +29,7 @@ from cpu_runtime.kernels.vectors import (
     to_f32,
 )
 from quant.formats import ROWS, SEGMENT
-from quant.jit import kernel, parallel_kernel, prange
+from quant.jit import inner, parallel_kernel, prange
 
 GROUP = 32  # inputs that share a scale; their products' sum is an integer below 2^24, exact in float32
 PANEL = SEGMENT * ROWS  # weights of a panel
@@ -52,21 +52,21 @@ def widen_rows(q, wide):
             wide[t, i + 3] = q[t, i + 3]
 
 
-@kernel
+@inner
 def put(panel, i, row, weights):
     """The weights of inputs i .. i + 3 (a multiple of 4), bytes of rows from `row` on, 4 a row."""
     store_i16(panel, i * ROWS + 2 * row, even_bytes(weights))
     store_i16(panel, i * ROWS + _PAIRS + 2 * row, odd_bytes(weights))
 
 
-@kernel
+@inner
 def put_scaled(panel, i, row, weights, factors):
     """The same times an int16 factor for each row, in both of its places."""
     store_i16(panel, i * ROWS + 2 * row, times(even_bytes(weights), factors))
     store_i16(panel, i * ROWS + _PAIRS + 2 * row, times(odd_bytes(weights), factors))
 
 
-@kernel
+@inner
 def multiply(panel, scales, groups, start, wide, x_scale, tokens, first, last, out, column):
     """out[p, column : column + 16] += panel · inputs `start` and further of token tokens[p], p = first .. last - 1."""
     p = first
@@ -78,7 +78,7 @@ def multiply(panel, scales, groups, start, wide, x_scale, tokens, first, last, o
         p += 1
 
 
-@kernel
+@inner
 def _four(panel, scales, groups, start, wide, x_scale, tokens, p, out, column):
     """Four tokens: each pair of weights is loaded once for all, and the sums of 16 rows of each stay in registers."""
     t0, t1, t2, t3 = tokens[p], tokens[p + 1], tokens[p + 2], tokens[p + 3]
@@ -101,7 +101,7 @@ def _four(panel, scales, groups, start, wide, x_scale, tokens, p, out, column):
         _add(out, o + 3 * out.shape[1], d, row_scales, x_scale[t3, s])
 
 
-@kernel
+@inner
 def _one(panel, scales, groups, start, wide, x_scale, t, out, o):
     for g in range(groups):
         x = start + GROUP * g
@@ -112,7 +112,7 @@ def _one(panel, scales, groups, start, wide, x_scale, t, out, o):
         _add(out, o, a, load_f32(scales, ROWS * g, ROWS), x_scale[t, x // GROUP])
 
 
-@kernel
+@inner
 def _add(out, o, total, row_scales, x_scale):
     """In the order in which a token alone adds them: see the tiles' kernels."""
     both = mul(row_scales, splat_f32(x_scale, ROWS))

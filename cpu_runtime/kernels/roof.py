@@ -19,7 +19,7 @@ from cpu_runtime.kernels.vectors import (
     store_f32,
     to_f32,
 )
-from quant.jit import kernel, parallel_kernel, prange, threads
+from quant.jit import inner, parallel_kernel, prange, threads
 
 BYTES = 4 * LANES  # of weights, that one dot of LANES int32 lanes reads
 ROWS = 2 * LANES  # of a block: two vectors of lanes
@@ -44,7 +44,7 @@ def _sum_words(n_threads, words, sums):
         _sum_slices(counter, w, sums)
 
 
-@kernel
+@inner
 def _sum_slices(counter, w, sums):
     """One thread's slices; lines are asked for ahead, as the products do: without, this was no roof but 0.8 of one."""
     size = w.size // sums.size
@@ -75,7 +75,7 @@ def int8_products(w, x, rounds, out):
             _block(w, x, out, n * TOKENS * ROWS)
 
 
-@kernel
+@inner
 def _block(w, x, out, o):
     """Eight sums of LANES rows in registers: each weight serves 4 tokens, each input 2 vectors of rows."""
     size = x.shape[1]
@@ -94,7 +94,7 @@ def _block(w, x, out, o):
     _add(out, o + 3 * ROWS, d0, d1)
 
 
-@kernel
+@inner
 def _add(out, o, first, second):
     one = splat_f32(np.float32(1), LANES)
     store_f32(out, o, fma(to_f32(first), one, load_f32(out, o, LANES)))
@@ -111,7 +111,7 @@ def f32_products(start, x, y, rounds, out):
         _add_products(start, x, y, rounds, out, n * SUMS * LANES)
 
 
-@kernel
+@inner
 def _add_products(start, x, y, rounds, out, o):
     u, v = load_f32(x, 0, LANES), load_f32(y, 0, LANES)
     a0, a1, a2 = load_f32(start, 0, LANES), load_f32(start, LANES, LANES), load_f32(start, 2 * LANES, LANES)
@@ -133,7 +133,7 @@ def _add_products(start, x, y, rounds, out, o):
     _store3(out, o + 9 * LANES, d0, d1, d2)
 
 
-@kernel
+@inner
 def _store3(out, o, first, second, third):
     store_f32(out, o, first)
     store_f32(out, o + LANES, second)

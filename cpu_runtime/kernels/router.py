@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from cpu_runtime.kernels.exponential import exp, sigmoid
-from quant.jit import kernel
+from quant.jit import inner, kernel
 
 _MASKED = np.float32(-np.inf)
 
@@ -62,7 +62,7 @@ def sigmoid_top_k(logits, bias, groups, kept, k, eps, factor, ids, weights):
             weights[t, j] *= factor / total
 
 
-@kernel
+@inner
 def _two_largest(values):
     """The sum of the two largest values; of the only one where there is one."""
     first, second = _MASKED, _MASKED
@@ -74,7 +74,7 @@ def _two_largest(values):
     return first + second if values.size > 1 else first
 
 
-@kernel
+@inner
 def _top_k(values, k, ids):
     """ids = the indices of the k largest values, largest first."""
     count = 0

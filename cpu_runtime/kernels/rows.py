@@ -21,7 +21,7 @@ from cpu_runtime.kernels.vectors import (
     splat_f32,
     store_f32,
 )
-from quant.jit import kernel
+from quant.jit import inner
 
 PAIR, STEP = 2 * LANES, 4 * LANES  # columns that `mix_few` and `mix_tile` work on at once
 FEW = 4  # rows that share the loads of cached rows: 8 sums in registers
@@ -39,13 +39,13 @@ _SIGN, _MAGNITUDE, _REBIAS = np.uint32(0x8000), np.uint32(0x7FFF), np.float32(2.
 _SIGN_SHIFT, _SHIFT = np.uint32(16), np.uint32(13)
 
 
-@kernel
+@inner
 def up(n, step):
     """n rounded up to a multiple of step."""
     return (n + step - 1) // step * step
 
 
-@kernel
+@inner
 def tile_positions(width, at_most):
     """How many positions a tile of such a width holds."""
     n = 4
@@ -54,7 +54,7 @@ def tile_positions(width, at_most):
     return n
 
 
-@kernel
+@inner
 def load(rows, at):
     """LANES numbers as float32.
 
@@ -63,7 +63,7 @@ def load(rows, at):
     return load_f16(rows, at, LANES) if rows.itemsize == 2 else load_f32(rows, at, LANES)
 
 
-@kernel
+@inner
 def widen(rows, at, stride, count, first, width, tile):
     """tile = columns first .. first + width - 1 of `count` rows as float32, zeros around them.
 
@@ -80,7 +80,7 @@ def widen(rows, at, stride, count, first, width, tile):
     tile[count:] = _ZERO
 
 
-@kernel
+@inner
 def _as_float32(x):
     """A float32 itself; a finite float16 from its 16 bits."""
     if isinstance(x, np.float32):
@@ -90,7 +90,7 @@ def _as_float32(x):
     return np.uint32(magnitude.view(np.uint32) | ((bits & _SIGN) << _SIGN_SHIFT)).view(np.float32)
 
 
-@kernel
+@inner
 def scaled_copy(source, at, count, factor, target, to):
     """target[to + i] = factor * source[at + i] for i < count.
 
@@ -103,7 +103,7 @@ def scaled_copy(source, at, count, factor, target, to):
         store_f32(target, to + i, mul(load_f32(source, at + i, 1), splat_f32(factor, 1)))
 
 
-@kernel
+@inner
 def dot_tile(queries, rows, tile, scores, column):
     """scores[r, column + p] = queries[r] . tile[p], for the first `rows` rows, a multiple of MANY."""
     width, places = tile.shape[1], scores.shape[1]
@@ -132,7 +132,7 @@ def dot_tile(queries, rows, tile, scores, column):
             store_f32(scores, at + 2 * places, sums_of(c0, c1, c2, c3))
 
 
-@kernel
+@inner
 def mix_tile(weights, rows, column, tile, mixed, first):
     """mixed[r, first + i] += sum over positions p of weights[r, column + p] * tile[p, i], for the first `rows` rows.
 
@@ -167,7 +167,7 @@ def mix_tile(weights, rows, column, tile, mixed, first):
             _store4(mixed, c, c0, c1, c2, c3)
 
 
-@kernel
+@inner
 def _store4(out, at, first, second, third, fourth):
     store_f32(out, at, first)
     store_f32(out, at + LANES, second)
@@ -175,14 +175,14 @@ def _store4(out, at, first, second, third, fourth):
     store_f32(out, at + PAIR + LANES, fourth)
 
 
-@kernel
+@inner
 def ask_for(stored, at, count):
     """Let the cache fetch `count` elements from `at` on."""
     for i in range(at, at + count, _LINE // stored.itemsize):
         prefetch(stored, i)
 
 
-@kernel
+@inner
 def dot_few(queries, rows, stored, at, stride, seen, scores):
     """scores[r, p] = queries[r] . the p-th of `seen` stored rows, for the first `rows` rows, a multiple of FEW.
 
@@ -209,14 +209,14 @@ def dot_few(queries, rows, stored, at, stride, seen, scores):
             _store_column(scores, p + 1, r, sums_of(y0, y1, y2, y3))
 
 
-@kernel
+@inner
 def _store_column(scores, column, r, sums):
     """Put the four sums below one another."""
     scores[r, column], scores[r + 1, column] = lane(sums, 0), lane(sums, 1)
     scores[r + 2, column], scores[r + 3, column] = lane(sums, 2), lane(sums, 3)
 
 
-@kernel
+@inner
 def mix_few(weights, rows, stored, at, stride, seen, mixed):
     """mixed[r] += sum over the `seen` positions p of weights[r, p] * the p-th stored row.
 

@@ -17,19 +17,19 @@ from llvmlite import ir
 from numba.core import types
 
 from cpu_runtime.kernels.vectors import operation
-from quant.jit import kernel
+from quant.jit import inner
 
 _STRETCH = 1 << 17  # bytes: long enough for the hardware to read ahead in
 _LINE = 8  # int64 of a cache line, which nothing else shall share
 
 
-@kernel
+@inner
 def run_of(tile_bytes):
     """How many tiles to take at once where each serves one token, so that it is memory that counts."""
     return max(1, _STRETCH // tile_bytes)
 
 
-@kernel
+@inner
 def new_counter():
     """A counter at 0."""
     return np.zeros(_LINE, np.int64)

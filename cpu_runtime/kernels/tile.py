@@ -21,7 +21,7 @@ from cpu_runtime.kernels.tile_k4 import one_k4, unpack_k4
 from cpu_runtime.kernels.tile_q4 import one_q4, unpack_q4
 from cpu_runtime.kernels.tile_q8 import one_q8, unpack_q8
 from quant.formats import BLOCK, FORMATS, ROWS, SEGMENT
-from quant.jit import kernel
+from quant.jit import inner
 
 BF16_ID, Q8_ID, Q4_ID, K4_ID = (FORMATS[name].id for name in ("bf16", "q8", "q4", "k4"))
 READS_INT8 = frozenset({Q8_ID, Q4_ID, K4_ID})  # formats whose product takes quantized activations
@@ -30,7 +30,7 @@ _PANEL_BLOCKS = SEGMENT // BLOCK
 _ZERO = np.float32(0)
 
 
-@kernel
+@inner
 def tile_product(format_id, w, at, blocks, x, q, wide, scale, sums, tokens, first, last, out, column):
     """out[p, column : column + 16] = tile · activations of token tokens[p], for p = first .. last - 1.
 
@@ -55,7 +55,7 @@ def tile_product(format_id, w, at, blocks, x, q, wide, scale, sums, tokens, firs
             multiply(panel, scales, 2 * (end - start), BLOCK * start, wide, scale, tokens, first, last, out, column)
 
 
-@kernel
+@inner
 def _one_token(format_id, w, at, blocks, q, scale, sums, t, out, o):
     if format_id == Q4_ID:
         one_q4(w, at, blocks, q, scale, sums, t, out, o)
@@ -65,7 +65,7 @@ def _one_token(format_id, w, at, blocks, q, scale, sums, t, out, o):
         one_k4(w, at, blocks, q, scale, sums, t, out, o)
 
 
-@kernel
+@inner
 def _float_product(format_id, w, at, blocks, x, tokens, first, last, out, column):
     """Block by block and, within a block, token by token."""
     for block in range(blocks):

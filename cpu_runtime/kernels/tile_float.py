@@ -11,10 +11,10 @@ from cpu_runtime.kernels.vectors import (
     store_f32,
 )
 from quant.formats import BLOCK, ROWS
-from quant.jit import kernel
+from quant.jit import inner
 
 
-@kernel
+@inner
 def add_bf16_block(w, at, x, t, i, out, o):
     """out[o : o + 16] += block · the 64 activations of token t from input i."""
     for row in range(0, ROWS, LANES):
@@ -24,7 +24,7 @@ def add_bf16_block(w, at, x, t, i, out, o):
         store_f32(out, o + row, total)
 
 
-@kernel
+@inner
 def add_f32_block(w, at, x, t, i, out, o):
     """out[o : o + 16] += block · the 64 activations of token t from input i."""
     for row in range(0, ROWS, LANES):

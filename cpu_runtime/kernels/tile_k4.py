@@ -23,13 +23,13 @@ from cpu_runtime.kernels.vectors import (
     to_f32,
 )
 from quant.formats import BLOCK, K4, LINE, ROWS
-from quant.jit import kernel
+from quant.jit import inner
 
 K4_BLOCK, ZERO = K4.BLOCK_BYTES, K4.ZERO
 AHEAD = 8 * K4_BLOCK  # bytes from the block in work to the one asked for; 2 .. 64 blocks differ little
 
 
-@kernel
+@inner
 def one_k4(w, at, blocks, q, scale, sums, t, out, o):
     """One token: out[o : o + 16] += tile · token t. Codes count as they are; 8 times the inputs' sum is taken off."""
     result = load_f32(out, o, ROWS)
@@ -47,7 +47,7 @@ def one_k4(w, at, blocks, q, scale, sums, t, out, o):
     store_f32(out, o, result)
 
 
-@kernel
+@inner
 def _add_group(total, w, codes_at, q, x):
     """total += the codes of 16 inputs · the token's."""
     a, b = load_i8(w, codes_at, LINE), load_i8(w, codes_at + LINE, LINE)
@@ -64,7 +64,7 @@ def _add_group(total, w, codes_at, q, x):
     )
 
 
-@kernel
+@inner
 def unpack_k4(w, at, start, end, panel, scales):
     """Blocks start .. end - 1 of the tile as a panel."""
     for block in range(end - start):

@@ -30,7 +30,7 @@ from cpu_runtime.kernels.vectors import (
 )
 from quant.codebooks import Q4_BOOKS
 from quant.formats import BLOCK, LINE, Q4, ROWS
-from quant.jit import kernel
+from quant.jit import inner
 
 Q4_BLOCK = Q4.BLOCK_BYTES
 Q4_UNIT = np.float32(2.0**-Q4.EXPONENT)
@@ -40,14 +40,14 @@ AHEAD = SEGMENT_BLOCKS * Q4_BLOCK  # bytes from the codes in work to those asked
 _look_up, _signed = look_up_in(Q4_BOOKS, OFFSET), look_up_in(Q4_BOOKS, 0)
 
 
-@kernel
+@inner
 def q4_head(blocks):
     """Bytes of a q4 tile's super-scales."""
     segments = (blocks + SEGMENT_BLOCKS - 1) // SEGMENT_BLOCKS
     return (segments * 2 * ROWS + LINE - 1) // LINE * LINE
 
 
-@kernel
+@inner
 def one_q4(w, at, blocks, q, scale, sums, t, out, o):
     """One token: weights go from the look-up straight into the product."""
     body = at + q4_head(blocks)
@@ -70,7 +70,7 @@ def one_q4(w, at, blocks, q, scale, sums, t, out, o):
     store_f32(out, o, result)
 
 
-@kernel
+@inner
 def _add_group(total, w, meta_at, codes_at, q, x, s):
     """total += the group's scale * its 16 inputs · the token's."""
     meta = spread(load_i8(w, meta_at, ROWS))
@@ -90,7 +90,7 @@ def _add_group(total, w, meta_at, codes_at, q, x, s):
     )
 
 
-@kernel
+@inner
 def unpack_q4(w, at, blocks, start, end, panel, scales):
     """Blocks start .. end - 1 of the tile, start a multiple of 8, as a panel: codes to weights, times group scales.
 

@@ -19,13 +19,13 @@ from cpu_runtime.kernels.vectors import (
     to_f32,
 )
 from quant.formats import BLOCK, LINE, Q8, ROWS
-from quant.jit import kernel
+from quant.jit import inner
 
 Q8_BLOCK = Q8.BLOCK_BYTES
 AHEAD = 4 * Q8_BLOCK  # bytes from the block in work to the one asked for
 
 
-@kernel
+@inner
 def one_q8(w, at, blocks, q, scale, sums, t, out, o):
     """One token: out[o : o + 16] += tile · token t."""
     result = load_f32(out, o, ROWS)
@@ -44,7 +44,7 @@ def one_q8(w, at, blocks, q, scale, sums, t, out, o):
     store_f32(out, o, result)
 
 
-@kernel
+@inner
 def unpack_q8(w, at, start, end, panel, scales):
     """Blocks start .. end - 1 of the tile as a panel."""
     for block in range(end - start):

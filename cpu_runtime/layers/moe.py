@@ -141,10 +141,17 @@ class MoE:
         if self.ahead is not None:
             self.ahead(x)
         shared = None if self.shared is None else self.shared(x)
-        out = routed(asked, x, experts, weights)
+        if experts.shape[0] == 1:
+            out = _one_token(asked, self._networks, x, weights)
+        else:
+            out = routed(asked, x, experts, weights)
         if shared is not None:
             out += shared
         return out
+
+    @cached_property
+    def _networks(self) -> Networks:
+        return Networks.of_records(self.store.records(self.layer).parts)
 
 
 class Asked(NamedTuple):
@@ -167,12 +174,10 @@ def ask(store: ExpertStore, layer: int, experts: np.ndarray) -> Asked:
 
 
 def routed(asked: Asked, x: Activations, experts: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """The weighted sum of each token's experts.
+    """The weighted sum of each token's experts, for several tokens.
 
     Shapes: experts [T, A] i32, weights [T, A] f32 -> [T, D] f32.
     """
-    if experts.shape[0] == 1:
-        return _one_token(asked, x, weights)
     groups, parts, which, distinct = asked
     answers = np.empty((which.size, padded(parts["down"].rows)), np.float32)
     places = np.empty(which.size, np.int32)
@@ -193,14 +198,13 @@ def routed(asked: Asked, x: Activations, experts: np.ndarray, weights: np.ndarra
     return out
 
 
-def _one_token(asked: Asked, x: Activations, weights: np.ndarray) -> np.ndarray:
-    groups, parts, _, active = asked
-    networks = Networks.of_records(parts)
-    answers = np.empty((active, networks.width), np.float32)
-    for records, members, slots in groups:
+def _one_token(asked: Asked, networks: Networks, x: Activations, weights: np.ndarray) -> np.ndarray:
+    """The same for a token alone, whose experts need no sorting."""
+    answers = np.empty((asked.distinct, networks.width), np.float32)
+    for records, members, slots in asked.groups:
         networks.answer((records, records, records), slots, members, x, answers)
-    out = np.empty((1, parts["down"].rows), np.float32)
-    weighted_sum(answers, np.arange(active, dtype=np.int32)[None], weights, out)
+    out = np.empty((1, asked.parts["down"].rows), np.float32)
+    weighted_sum(answers, np.arange(asked.distinct, dtype=np.int32)[None], weights, out)
     return out
 
 
