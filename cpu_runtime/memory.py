@@ -98,11 +98,11 @@ def divide(
         least_slots=max(1, 2 * active),  # those in use, and as many that the next layer's can be read into
         chunk=PREFILL_CHUNK,
     )
-    # A chunk reads each expert once. So where some are on disk a longer one reads less, as long as its arrays leave
-    # most of the room to experts.
-    while not division.fits and division.chunk < min(context, LONGEST_CHUNK):
+    # A chunk reads and unpacks each expert once, so a longer one does so less often, as long as its arrays take but a
+    # part of what experts leave, or of what there is for those of them that fit.
+    while division.chunk < min(context, LONGEST_CHUNK):
         more = division.chunk * token
-        if 2 * more > division.left // _CHUNK_SHARE:
+        if 2 * more > (division.left - (division.experts if division.fits else 0)) // _CHUNK_SHARE:
             break
         division = replace(division, chunk=2 * division.chunk, scratch=division.scratch + more)
     return division

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from cpu_runtime.sampling import SamplingParams
     from cpu_runtime.text.tokenizer import IdsOnly, Tokenizer
 
-PREFILL_CHUNK = 256  # tokens computed at once: enough for the matrices to be read once for many tokens
-LONGEST_CHUNK = 2048  # where experts are read from disk, once a chunk
+PREFILL_CHUNK = 256  # tokens computed at once, at least: enough for the matrices to be read once for many tokens
+LONGEST_CHUNK = 2048  # where there is memory for its arrays
 
 
 class ContextError(UsageError):

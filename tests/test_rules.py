@@ -94,6 +94,21 @@ def test_only_the_door_decorates_kernels() -> None:
             assert "njit" not in path.read_text(), f"{relative(path)}: kernels are declared through quant.jit"
 
 
+def test_kernels_call_inner_functions_only() -> None:
+    """A kernel loaded from disk can't be inlined into its caller, which then rounds differently: see `jit.inner`."""
+    declared = {
+        node.name: ({name.id for name in node.decorator_list if isinstance(name, ast.Name)}, node, path)
+        for path in SOURCES
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.FunctionDef)
+    }
+    kept = {name for name, (decorators, _, _) in declared.items() if decorators & {"kernel", "parallel_kernel"}}
+    for decorators, node, path in declared.values():
+        if decorators & {"kernel", "parallel_kernel", "inner"}:
+            called = {n.func.id for n in ast.walk(node) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}
+            assert not called & kept, f"{relative(path)}: {node.name} calls {called & kept}, which must be inner"
+
+
 def test_the_command_line_starts_without_the_heavy_packages() -> None:
     code = (
         "import sys, cli.app; heavy = {'numpy', 'numba', 'huggingface_hub', 'tokenizers', 'jinja2', 'prompt_toolkit'};"
