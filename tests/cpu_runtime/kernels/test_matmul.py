@@ -126,7 +126,7 @@ def test_swiglu_and_weighted_sum() -> None:
     np.testing.assert_allclose(total, expected, rtol=1e-5, atol=1e-6)
 
 
-THIS_TEST = "tests/cpu_runtime/kernels/test_matmul.py"
+TESTS = [f"tests/cpu_runtime/kernels/test_{name}.py" for name in ("matmul", "feed_forward")]
 
 
 @pytest.mark.slow
@@ -137,9 +137,9 @@ THIS_TEST = "tests/cpu_runtime/kernels/test_matmul.py"
 )
 def test_other_ways_to_run_the_same_kernels(setting: dict[str, str], tmp_path: os.PathLike[str]) -> None:
     """The kernels as plain Python, and compiled for a CPU without any of the instructions that have a fast way."""
-    names = "(matmul_is_its_twin and 40) or grouped or extreme or read_rows"
+    names = "(matmul_is_its_twin and 40) or grouped or extreme or read_rows or feed_forward"
     environment = os.environ | setting | {"NUMBA_CACHE_DIR": str(tmp_path)}
-    command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", "-k", names, THIS_TEST]
+    command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", "-k", names, *TESTS]
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout[-3000:]
     assert "passed" in result.stdout
