@@ -78,7 +78,7 @@ def _prefill(
     yield Prefill(0, total - cached, cached)
     while at < total:
         end = min(at + session.engine.chunk, total)
-        if at < stable < end:
+        if at < stable < end and not session.cuttable:  # else it is read once: another chunk reads experts again
             end = stable
         with closing(session.advancing(prompt_ids[at:end])) as steps:
             while True:
@@ -90,9 +90,9 @@ def _prefill(
                 if share < 1 and perf_counter() - told > _TELLS:
                     told = perf_counter()
                     yield Prefill(at - cached + int(share * (end - at)), total - cached, cached, told - started)
+        if at < stable <= end:
+            session.mark(stable)
         at = end
-        if at == stable:
-            session.mark()
         told = perf_counter()
         yield Prefill(at - cached, total - cached, cached, told - started)
     return hidden

@@ -86,7 +86,7 @@ def run(engine: Engine, test: Workload, repetitions: int, *, warm: bool = True) 
     rng = np.random.default_rng(0)
     session = engine.session()
     _read(session, _tokens(engine, rng, test.depth))
-    session.mark()
+    session.mark(test.depth)
     before = list(session.tokens)
     rates: list[float] = []
     seconds = 0.0

@@ -37,13 +37,15 @@ class Session:
 
     Callers pass whole prompts; what the session has already read of it is not computed again. A recurrent state
     can't be cut back like a key/value cache, so the session keeps one mark: where the next turn is likely to differ.
+    It is made when that place is reached, or later where every cache is `cuttable`.
     """
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.tokens: list[int] = []
         self._caches = engine.decoder.new_caches(engine.context, engine.kv_dtype)
-        self._mark = self._marked()
+        self.cuttable: bool = all(cache.cuttable for cache in self._caches)
+        self._mark = self._marked(0)
 
     def generate(
         self,
@@ -125,24 +127,28 @@ class Session:
         self.tokens.extend(ids)
         return x
 
-    def mark(self) -> None:
-        """Remember this place for a later `sync`, instead of the last one."""
-        self._mark = self._marked()
+    def mark(self, length: int) -> None:
+        """Remember the place after `length` tokens for a later `sync`, instead of the last one.
+
+        It must be the present one unless the session is `cuttable`.
+        """
+        assert self.cuttable or length == len(self.tokens)
+        self._mark = self._marked(length)
 
     def clear(self) -> None:
         """Forget everything."""
         self.tokens = []
         for cache in self._caches:
             cache.clear()
-        self._mark = self._marked()
+        self._mark = self._marked(0)
 
     @property
     def bytes(self) -> int:
         """Memory held by the caches."""
         return sum(cache.bytes for cache in self._caches)
 
-    def _marked(self) -> _Mark:
-        return _Mark(len(self.tokens), [cache.mark() for cache in self._caches])
+    def _marked(self, length: int) -> _Mark:
+        return _Mark(length, [cache.mark(length) for cache in self._caches])
 
     def _rewind(self, mark: _Mark) -> None:
         for cache, at in zip(self._caches, mark.caches, strict=True):

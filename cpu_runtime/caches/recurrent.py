@@ -8,12 +8,14 @@ import numpy as np
 class RecurrentState:
     """Shapes: conv [taps - 1, channels] f32, the last raw inputs · memory [Hv, dk, dv] f32."""
 
+    cuttable = False
+
     def __init__(self, taps: int, channels: int, heads: int, key_size: int, value_size: int) -> None:
         self.conv = np.zeros((taps - 1, channels), np.float32)
         self.memory = np.zeros((heads, key_size, value_size), np.float32)
 
-    def mark(self) -> tuple[np.ndarray, np.ndarray]:
-        """A copy of the state."""
+    def mark(self, length: int) -> tuple[np.ndarray, np.ndarray]:
+        """A copy of the state, which must be that after `length` tokens."""
         return self.conv.copy(), self.memory.copy()
 
     def rewind(self, mark: tuple[np.ndarray, np.ndarray]) -> None:

@@ -10,6 +10,8 @@ from cpu_runtime.caches.pages import Pages
 class TokenCache:
     """Grows by rows and can be cut back to any length; `length` is how many tokens it remembers."""
 
+    cuttable = True
+
     def __init__(self, *pages: Pages) -> None:
         self.length = 0
         self._pages = pages
@@ -21,9 +23,10 @@ class TokenCache:
             pages.write(new, start)
         return start
 
-    def mark(self) -> int:
-        """The present length."""
-        return self.length
+    def mark(self, length: int) -> int:
+        """That length."""
+        assert length <= self.length
+        return length
 
     def rewind(self, mark: int) -> None:
         """Forget the tokens after `mark`."""

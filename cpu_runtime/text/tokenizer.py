@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import json
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -111,7 +110,8 @@ def _from_json(path: Path) -> Library:
         library = Library.from_file(str(path))
     except Exception as error:  # the library raises plain Exception for a file it can't read
         raise CheckpointError(f"{path.name}: {error}", hint="pull the model again") from error
-    if "ByteLevel" not in json.dumps(read_json(path).get("decoder")):
+    # Its state is the decoder's JSON; reading the whole file a second time would take as long as loading it.
+    if library.decoder is None or b"ByteLevel" not in library.decoder.__getstate__():
         raise UnsupportedError(f"{path.name}: only byte-level tokenizers are supported")
     return library
 

@@ -37,7 +37,7 @@ def times(engine: Engine, rounds: int) -> tuple[list[float], int]:
     seconds = []
     for depth in DEPTHS:
         remember(cache, depth - cache.length, rng)
-        at, taken = cache.mark(), []
+        at, taken = cache.mark(cache.length), []
         for _ in range(rounds + 1):  # the first compiles
             start = perf_counter()
             mixer(x, cache)
