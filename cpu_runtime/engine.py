@@ -17,7 +17,7 @@ from cpu_runtime.experts.mapped import MappedExperts
 from cpu_runtime.experts.streamed import StreamedExperts
 from cpu_runtime.layers.ahead import looking_ahead
 from cpu_runtime.layers.linear import PassingEmbedding
-from cpu_runtime.memory import divide
+from cpu_runtime.memory import Division, divide, with_window
 from cpu_runtime.pressure import Pressure
 from cpu_runtime.sampling import SamplingParams
 from cpu_runtime.session import PREFILL_CHUNK, ContextError, Session
@@ -30,9 +30,6 @@ if TYPE_CHECKING:
     from cpu_runtime.text.chat import Chat
     from cpu_runtime.text.syntax import ChatSyntax
     from cpu_runtime.text.tokenizer import Tokenizer
-
-DEFAULT_CONTEXT = 32_768  # tokens; caches grow as they are used, so a wider window costs nothing until then
-LEAST_CONTEXT = 4096  # to which the default shrinks where caches would leave too little memory to experts
 
 
 class Engine:
@@ -59,16 +56,16 @@ class Engine:
         self.syntax: ChatSyntax = family.chat
         self.vocab_size: int = config.vocab
         self.model_context: int = config.context
-        self.context = min(DEFAULT_CONTEXT, config.context) if context is None else context
-        if not 1 <= self.context <= config.context:
+        if context is not None and not 1 <= context <= config.context:
             raise UsageError(f"--ctx {context} is outside 1 to {config.context}, which {self.name} was made for")
         self.kv_dtype = np.dtype(kv_dtype or ("float16" if model.quantized else "float32"))
         self.store: MappedExperts | StreamedExperts = MappedExperts(model, verify=verify)
         self.decoder = family.build(config, model, self.store)
-        self.division = divide(model, self.decoder, self.context, self.kv_dtype, memory_bytes)
-        while context is None and self.division.crowded and self.context > LEAST_CONTEXT:
-            self.context //= 2
-            self.division = divide(model, self.decoder, self.context, self.kv_dtype, memory_bytes)
+
+        def division_of(window: int) -> Division:
+            return divide(model, self.decoder, window, self.kv_dtype, memory_bytes)
+
+        self.context, self.division = with_window(division_of, context, config.context)
         self.pressure: Pressure | None = None
         if not self.division.fits:
             slots = self.division.slots(self.context)

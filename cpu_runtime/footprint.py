@@ -48,6 +48,7 @@ class Footprint:
     active: int  # for a token, in each layer
     expert: tuple[Work, ...]
     records: tuple[int, ...]  # bytes of an expert's record, for each layer that has experts
+    token_bytes: int  # the arrays that a token of a prompt is computed in
     cache: CacheSize
     number_bytes: int  # of the cache
     context: int  # the longest that the model was made for
@@ -69,8 +70,8 @@ class Footprint:
 
     @property
     def dense_bytes(self) -> int:
-        """Everything but the routed experts."""
-        return sum(self.roles.values()) - self.expert_bytes
+        """Everything but the routed experts and the embedding, of which a token reads a row."""
+        return sum(self.roles.values()) - self.expert_bytes - self.roles["embedding"]
 
     @property
     def routed_bytes(self) -> int:
@@ -97,6 +98,17 @@ def of_model(model: QuantizedModel) -> Footprint:
 def of_source(config: dict[str, Any], plan: Plan, recipe: Recipe, source: layout.Source) -> Footprint:
     """That of the model which a conversion would make; exact where `source` is a checkpoint."""
     return _footprint(config, layout.file_bytes(plan, recipe, source), *tensors(plan, recipe, source))
+
+
+def token_bytes(dense: dict[str, Any], experts: dict[str, Any], active: int) -> int:
+    """The arrays that a token of a prompt is computed in: the widest layer's, and its experts' answers.
+
+    `dense` and `experts` are a manifest's; `active` experts of a layer answer.
+    """
+    shapes = [e["shape"] for e in dense.values() if "format" in e and e["role"] not in ("embedding", "head")]
+    parts = [entry["parts"] for entry in experts.values()]
+    answers = max((part["down"]["rows"] + 3 * part["gate"]["rows"] for part in parts), default=0)
+    return 4 * (4 * max(shape[0] for shape in shapes) + active * answers)
 
 
 def _footprint(
@@ -129,6 +141,7 @@ def _footprint(
         active=c.active,
         expert=_by_format(parts),
         records=records,
+        token_bytes=token_bytes(dense, experts, c.active),
         cache=family.cache_size(c),
         number_bytes=4 if formats <= {"f32", "bf16"} else 2,  # float32 where nothing is quantized, as Engine has it
         context=c.context,

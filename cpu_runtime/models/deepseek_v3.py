@@ -187,7 +187,12 @@ def _expert_parts(c: Config, theirs: str) -> tuple[Part, ...]:
 
 def cache_size(c: Config) -> CacheSize:
     """A latent row and a rotated key in every layer."""
-    return CacheSize(c.layers * (c.rank + c.rotated))
+    heads = c.layers * c.heads
+    return CacheSize(
+        c.layers * (c.rank + c.rotated),
+        products=heads * (c.nope + c.rotated + c.value_size),
+        absorbed=heads * (2 * c.rank + c.rotated),
+    )
 
 
 def build(c: Config, model: QuantizedModel, store: ExpertStore) -> Decoder:

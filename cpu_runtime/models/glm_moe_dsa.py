@@ -81,7 +81,12 @@ def _attention(c: deepseek_v3.Config, ours: str, theirs: str) -> Iterator[Dense]
 
 def cache_size(c: Config) -> CacheSize:
     """Latent attention's, and the indexer's key in every layer."""
-    return CacheSize(deepseek_v3.cache_size(c).numbers + c.layers * c.index_size)
+    latent, index = deepseek_v3.cache_size(c), c.layers * c.index_heads * c.index_size
+    return CacheSize(
+        latent.numbers + c.layers * c.index_size,
+        products=latent.products + index,
+        absorbed=latent.absorbed + index,
+    )
 
 
 def build(c: Config, model: QuantizedModel, store: ExpertStore) -> Decoder:

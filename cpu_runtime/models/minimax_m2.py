@@ -127,7 +127,8 @@ def _expert_parts(c: Config, theirs: str) -> tuple[Part, ...]:
 
 def cache_size(c: Config) -> CacheSize:
     """Keys and values of every layer."""
-    return CacheSize(c.layers * 2 * c.kv_heads * c.head_size)
+    products = c.layers * 2 * c.heads * c.head_size
+    return CacheSize(c.layers * 2 * c.kv_heads * c.head_size, products=products, absorbed=products)
 
 
 def build(c: Config, model: QuantizedModel, store: ExpertStore) -> Decoder:

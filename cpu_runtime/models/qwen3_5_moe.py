@@ -191,7 +191,8 @@ def cache_size(c: Config) -> CacheSize:
     """Keys and values of the full-attention layers; the others hold a state in float32."""
     full, state = sum(c.full_attention), c.value_heads * c.key_size * c.value_size
     recurrent = (len(c.full_attention) - full) * ((c.taps - 1) * c.conv_channels + state)
-    return CacheSize(full * 2 * c.kv_heads * c.head_size, 4 * recurrent)
+    products = full * 2 * c.heads * c.head_size
+    return CacheSize(full * 2 * c.kv_heads * c.head_size, 4 * recurrent, products, products)
 
 
 def build(c: Config, model: QuantizedModel, store: ExpertStore) -> Decoder:
