@@ -12,15 +12,18 @@ from typing import TYPE_CHECKING, Any
 from cli import output, store
 
 if TYPE_CHECKING:
-    from cpu_runtime.roofs import Rates
+    from cpu_runtime.drive import Drive
+    from cpu_runtime.rates import Rate, Rates
+
+_KIND = 2  # of note: one of another kind is not understood
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Rates, bytes a second of the disk that models are on, and when that was found."""
+    """Rates, those of the drive that models are on, and when that was found."""
 
     rates: Rates
-    disk: float
+    drive: Drive
     date: str
 
 
@@ -29,7 +32,7 @@ def measured(threads: int, *, fresh: bool = False) -> Measured:
     from cpu_runtime import machine
 
     file = store.cache_folder() / "rates.json"
-    key = {"machine": machine.name(), "threads": threads, "folder": str(store.models_folder())}
+    key = {"kind": _KIND, "machine": machine.name(), "threads": threads, "folder": str(store.models_folder())}
     kept = None if fresh else _kept(file, key)
     if kept is None:
         with output.busy("measuring this machine"):
@@ -39,28 +42,35 @@ def measured(threads: int, *, fresh: bool = False) -> Measured:
 
 
 def _measure(threads: int) -> Measured:
-    from cpu_runtime import roofs
+    from cpu_runtime import drive, rates
     from quant.jit import set_threads
 
     set_threads(threads)
-    rates = roofs.rates(threads)
+    found = rates.rates(threads)
     folder = store.models_folder()
     there = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
-    return Measured(rates, roofs.disk_rate(there), datetime.now(UTC).isoformat(timespec="minutes"))
+    return Measured(found, drive.of_folder(there), datetime.now(UTC).isoformat(timespec="minutes"))
 
 
 def _kept(file: Path, key: dict[str, Any]) -> Measured | None:
-    from cpu_runtime.roofs import Rate, Rates
+    from cpu_runtime.drive import Drive
+    from cpu_runtime.rates import Rates
 
     try:
         value = json.loads(file.read_text())
         if any(value[k] != v for k, v in key.items()):
             return None
         found = value["rates"]
-        formats = {name: Rate(**rate) for name, rate in found["formats"].items()}
-        return Measured(Rates(**{**found, "formats": formats}), float(value["disk"]), str(value["date"]))
+        by_format = {part: _by_format(found[part]) for part in ("matrices", "experts")}
+        return Measured(Rates(**{**found, **by_format}), Drive(**value["drive"]), str(value["date"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None  # a note that can't be read is measured again
+
+
+def _by_format(found: dict[str, Any]) -> dict[str, Rate]:
+    from cpu_runtime.rates import Rate
+
+    return {name: Rate(rate["one"], tuple(rate["many"])) for name, rate in found.items()}
 
 
 def _keep(file: Path, value: dict[str, Any]) -> None:

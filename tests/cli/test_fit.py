@@ -22,10 +22,14 @@ DATE = "2026-01-02T03:04+00:00"
 @pytest.fixture(autouse=True)
 def rates(home: Path) -> None:
     """This machine as if it had been measured, so that tests are quick and sums are easy."""
-    rate = {"one": 1e10, "many": 1e11}
+    rate = dict.fromkeys(FORMATS, {"one": 1e10, "many": [1e11] * 5})
     value = {
-        **{"machine": machine.name(), "threads": 1, "folder": str(home / "models"), "date": DATE, "disk": 2e9},
-        "rates": {"threads": 1, "read": 2e10, "dot": 1e12, "launch": 1e-5, "formats": dict.fromkeys(FORMATS, rate)},
+        **{"kind": 2, "machine": machine.name(), "threads": 1, "folder": str(home / "models"), "date": DATE},
+        "drive": {"rate": 2e9, "latency": 1e-4},
+        "rates": {
+            **{"threads": 1, "read": 2e10, "dot": 1e12, "cache": 1e10, "attention": 5e10, "launch": 1e-5},
+            **{"matrices": rate, "experts": rate},
+        },
     }
     (home / "cache").mkdir(parents=True)
     (home / "cache" / "rates.json").write_text(json.dumps(value))
@@ -53,7 +57,7 @@ def test_a_config_alone(name: str, tmp_path: Path, home: Path) -> None:
     assert found["disk"]["needed"] == found["disk_bytes"] > WEIGHTS[name] / 2
     assert found["fits"] == (found["disk"]["needed"] <= found["disk"]["free"])
     assert result.returncode == (0 if found["fits"] else 5), result.stderr
-    assert found["memory"]["memory"] == 64 * 10**9
+    assert found["memory"]["total"] == 64 * 10**9
     assert 0 < found["assumed"]["hit_rate"] < 1
     assert 0 < found["predicted"]["decode_tokens_per_s"] < 10
     assert found["measured"]["date"] == DATE
@@ -85,14 +89,16 @@ def test_memory_decides(quantized: Quantized, home: Path) -> None:
     whole = fit(model, home, "--memory", "1G")
     assert whole["in_memory"]
     assert whole["predicted"]["missed_bytes_a_token"] == 0
-    part = fit(model, home, "--memory", str(whole["memory"]["needed"] + 10**6))
+    none = fit(model, home, "--memory", "1M", code=5)
+    assert (none["fits"], none["predicted"]) == (False, None)
+    part = fit(model, home, "--memory", str(none["memory"]["needed"] + 10**6))
     assert part["fits"]
     assert not part["in_memory"]
     assert part["predicted"]["decode_tokens_per_s"] < whole["predicted"]["decode_tokens_per_s"]
-    none = fit(model, home, "--memory", "1M", code=5)
-    assert (none["fits"], none["predicted"]) == (False, None)
+    assert part["predicted_half_repeated"]["hit_rate"] == 0.5 + part["predicted"]["hit_rate"] / 2
+    assert whole["predicted_half_repeated"] is None
     short = fit(model, home, "--memory", "1G", "--ctx", "100")
-    assert short["memory"]["cache"] < whole["memory"]["cache"]
+    assert short["memory"]["caches"] < whole["memory"]["caches"]
 
 
 def test_every_number_says_where_it_is_from(quantized: Quantized, home: Path) -> None:
@@ -112,7 +118,10 @@ def test_rates_are_measured_once(home: Path) -> None:
     kept.write_text("[]")  # no note of ours
     first = fit(DEMO, home)
     assert first["measured"]["date"] != DATE
-    assert min(first["measured"]["disk"], first["measured"]["rates"]["read"], first["measured"]["rates"]["dot"]) > 0
+    assert (
+        min(first["measured"]["drive"]["rate"], first["measured"]["rates"]["read"], first["measured"]["rates"]["dot"])
+        > 0
+    )
     change_json(kept, date=DATE)
     assert fit(DEMO, home)["measured"] == {**first["measured"], "date": DATE}
     change_json(kept, machine="another")

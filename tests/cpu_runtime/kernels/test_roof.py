@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -9,7 +7,6 @@ from cpu_runtime import roofs
 from cpu_runtime.kernels.cpu import LANES
 from cpu_runtime.kernels.roof import ROWS, SUMS, TOKENS, f32_products, int8_products, sum_words
 from cpu_runtime.layers.linear import Activations, Linear
-from quant.errors import ResourceError
 from quant.formats import FORMATS
 from tests import reference
 
@@ -48,10 +45,3 @@ def test_the_matrices_that_are_timed_are_of_ordinary_numbers(name: str) -> None:
     answer = Linear(matrix)(Activations(np.ones((2, 128), np.float32)))
     assert np.isfinite(answer).all()
     assert (np.abs(answer) > np.finfo(np.float32).tiny).all()
-
-
-def test_the_disk_is_left_as_it_was(tmp_path: Path) -> None:
-    assert roofs.disk_rate(tmp_path) > 0
-    assert not list(tmp_path.iterdir())
-    with pytest.raises(ResourceError, match="nowhere"):
-        roofs.disk_rate(tmp_path / "nowhere")
