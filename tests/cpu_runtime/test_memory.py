@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cpu_runtime import Engine, memory
+from cpu_runtime import Engine, footprint, memory
 from cpu_runtime.cgroup import memory_room
 from cpu_runtime.experts.mapped import MappedExperts
 from cpu_runtime.experts.streamed import StreamedExperts
@@ -66,9 +66,10 @@ def test_a_limit_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def room_for(engine: Engine, slots: int) -> int:
-    """The budget of this process, as it is now, that leaves room for so many experts."""
+    """The budget of this process, as it is now, that leaves room for so many experts beside the shortest chunk."""
     d = engine.division
-    return memory.process_bytes() + d.dense + d.caches + d.scratch + slots * d.slot + d.slot // 2
+    scratch = d.scratch - (d.chunk - PREFILL_CHUNK) * footprint.of_model(engine.model).token_bytes
+    return memory.process_bytes() + d.dense + d.caches + scratch + slots * d.slot + d.slot // 2
 
 
 def pinned(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,13 +188,11 @@ def test_longer_chunks_where_experts_are_on_disk(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(memory, "_CHUNK_SHARE", 1)  # these experts are small beside a token's arrays
     ids = np.random.default_rng(0).integers(0, 512, 600).tolist()
     with Engine.open(folder, context=2048) as engine:
-        assert engine.chunk == PREFILL_CHUNK
         expected = engine.session().advance(ids)[-1]
         budget = room_for(engine, 8 * 48)
     with Engine.open(folder, context=2048, memory_bytes=budget) as small:
         assert isinstance(small.store, StreamedExperts)
         assert small.chunk > PREFILL_CHUNK
-        assert small.division.scratch > engine.division.scratch
         assert small.division.slots(2048) < 8 * 48
         assert np.array_equal(small.session().advance(ids)[-1], expected)
     with Engine.open(folder, context=256, memory_bytes=budget) as narrow:
