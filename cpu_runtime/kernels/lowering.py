@@ -91,9 +91,11 @@ def dot_neon(b: ir.IRBuilder, acc: ir.Value, w: ir.Value, x: ir.Value) -> ir.Val
 
 
 def dot_portable(b: ir.IRBuilder, acc: ir.Value, w: ir.Value, x: ir.Value) -> ir.Value:
+    """Of pairs of int16 too: a row has as many numbers as come to each sum."""
     n = acc.type.count
-    for j in range(4):
-        factors = (b.sext(part(b, v, j, n, 4), acc.type) for v in (w, x))
+    numbers = w.type.count // n
+    for j in range(numbers):
+        factors = (b.sext(part(b, v, j, n, numbers), acc.type) for v in (w, x))
         acc = b.add(acc, b.mul(*factors))
     return acc
 
@@ -172,14 +174,6 @@ def pair_dot_avx2(b: ir.IRBuilder, acc: ir.Value, w: ir.Value, x: ir.Value) -> i
         return b.add(acc, call(b, "llvm.x86.avx2.pmadd.wd", acc.type, w, x))
 
     return by_pieces(b, 32, work, acc, w, x)
-
-
-def pair_dot_portable(b: ir.IRBuilder, acc: ir.Value, w: ir.Value, x: ir.Value) -> ir.Value:
-    n = acc.type.count
-    for j in range(2):
-        factors = (b.sext(part(b, v, j, n, 2), acc.type) for v in (w, x))
-        acc = b.add(acc, b.mul(*factors))
-    return acc
 
 
 # --- look_up: table[16 * (meta & 3) + code], all bytes; code in 0..15, table of 64 ---
@@ -267,6 +261,6 @@ LOWERINGS = {
     "avx512": (dot_vnni(512), scaled(dot_vnni(512)), each(dot_vnni(512)), pair_dot_vnni(512), look_up_avx512),
     "avxvnni": (dot_vnni(256), scaled(dot_vnni(256)), each(dot_vnni(256)), pair_dot_vnni(256), look_up_avx2),
     "avx2": (dot_avx2, scaled_dot_avx2, nibble_dot_avx2, pair_dot_avx2, look_up_avx2),
-    "neon": (dot_neon, scaled(dot_neon), each(dot_neon), pair_dot_portable, look_up_neon),
-    "portable": (dot_portable, scaled(dot_portable), each(dot_portable), pair_dot_portable, look_up_portable),
+    "neon": (dot_neon, scaled(dot_neon), each(dot_neon), dot_portable, look_up_neon),
+    "portable": (dot_portable, scaled(dot_portable), each(dot_portable), dot_portable, look_up_portable),
 }
