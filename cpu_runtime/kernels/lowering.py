@@ -115,18 +115,6 @@ def scaled(dot: Callable[..., ir.Value]) -> Callable[..., ir.Value]:
     return scaled_dot
 
 
-def scaled_dot_avx2(b: ir.IRBuilder, acc: ir.Value, start: ir.Value, meta: ir.Value, *pairs: ir.Value) -> ir.Value:
-    """The scale multiplies pairs of products where they are summed anyway; no start is needed without an offset."""
-
-    def work(acc: ir.Value, meta: ir.Value, *pairs: ir.Value) -> ir.Value:
-        scale = b.ashr(b.bitcast(meta, vector(I16, 16)), constant(I16, [10] * 16))
-        for w, x in zip(pairs[::2], pairs[1::2], strict=True):
-            acc = b.add(acc, call(b, "llvm.x86.avx2.pmadd.wd", acc.type, pairs_avx2(b, w, x), scale))
-        return acc
-
-    return by_pieces(b, 32, work, acc, meta, *pairs)
-
-
 # --- nibble_dot: acc[r] += the dots of pairs (w, x), w in 0..15: the same byte whether it counts as signed or not ---
 
 
@@ -260,7 +248,7 @@ def f16_to_f32(b: ir.IRBuilder, v: ir.Value) -> ir.Value:
 LOWERINGS = {
     "avx512": (dot_vnni(512), scaled(dot_vnni(512)), each(dot_vnni(512)), pair_dot_vnni(512), look_up_avx512),
     "avxvnni": (dot_vnni(256), scaled(dot_vnni(256)), each(dot_vnni(256)), pair_dot_vnni(256), look_up_avx2),
-    "avx2": (dot_avx2, scaled_dot_avx2, nibble_dot_avx2, pair_dot_avx2, look_up_avx2),
+    "avx2": (dot_avx2, scaled(dot_avx2), nibble_dot_avx2, pair_dot_avx2, look_up_avx2),
     "neon": (dot_neon, scaled(dot_neon), each(dot_neon), dot_portable, look_up_neon),
     "portable": (dot_portable, scaled(dot_portable), each(dot_portable), dot_portable, look_up_portable),
 }
