@@ -104,21 +104,28 @@ def _group(
 
 
 def _books(b: ir.IRBuilder, meta: ir.Value) -> list[ir.Value]:
-    """The tables of rows (k, k + 4), k = 0..3, from their 8 meta bytes: one of 16 pairs of codebooks."""
+    """The tables of rows (k, k + 4), k = 0..3, from their 8 meta bytes: one of 16 pairs of codebooks.
+
+    Of a pair's 32 bytes the address is 8 times 4 times its number: the former a CPU multiplies by itself.
+    """
     pairs = b.module.globals.get("q4.pairs")
     if pairs is None:
-        entries = [constant(I8, _BOOKS[pair & 3] + _BOOKS[pair >> 2]) for pair in range(16)]
-        pairs = ir.GlobalVariable(b.module, ir.ArrayType(BYTES, 16), "q4.pairs")
+        entries = [_words(_BOOKS[pair & 3] + _BOOKS[pair >> 2]) for pair in range(16)]
+        pairs = ir.GlobalVariable(b.module, ir.ArrayType(I64, 64), "q4.pairs")
         pairs.linkage, pairs.global_constant, pairs.align = "internal", True, 32
-        pairs.initializer = ir.Constant(pairs.type.pointee, entries)
+        pairs.initializer = ir.Constant(pairs.type.pointee, [word for entry in entries for word in entry])
     low = b.and_(meta, I64(0x0303030303030303))
-    both = b.trunc(b.and_(b.or_(low, b.lshr(low, I64(30))), I64(0x0F0F0F0F)), I32)
+    fours = b.trunc(b.or_(b.shl(low, I64(2)), b.lshr(low, I64(28))), I32)
     found = []
     for k in range(4):
-        pair = b.zext(b.trunc(b.lshr(both, I32(8 * k)), I8), I64)
-        found.append(b.load(b.gep(pairs, [I64(0), pair])))
+        at = b.zext(b.trunc(b.lshr(fours, I32(8 * k)), I8), I64)
+        found.append(b.load(b.bitcast(b.gep(pairs, [I64(0), at]), BYTES.as_pointer())))
         found[-1].align = 32
     return found
+
+
+def _words(book: list[int]) -> list[int]:
+    return np.array(book, np.int8).view(np.int64).tolist()
 
 
 def _interleave(b: ir.IRBuilder, x: ir.Value, y: ir.Value, width: int, *, upper: bool) -> ir.Value:
