@@ -13,7 +13,7 @@ dot(acc, w, x)                             acc[r] += sum_j w[r, j] * x[r, j], j 
 pair_dot(acc, w, x)                        the same over j = 0, 1, int16 into int32
 scaled_dot(acc, start, meta, n, w0, ..)    acc[r] += (meta[r] >> n) * (start[r] + dots of 4 pairs); meta is spread
 nibble_dot(acc, w0, x0, ..)                acc[r] += dots of 4 pairs; every byte of w in 0..15
-look_up_in(table, offset)                  makes look_up(code, book) = table[book, code] + offset
+look_up_in(table, offset, bit)             makes look_up(code, v) = table[v >> bit, code] + offset, upper bits ignored
 """
 
 from __future__ import annotations
@@ -187,16 +187,16 @@ def biased(typing_context: Any, v: Any) -> Any:
     return typed(v, (v,), lambda b, v: b.xor(v, constant(I8, [flip] * v.type.count)) if OFFSET else v)
 
 
-def look_up_in(table: np.ndarray, offset: int) -> Any:
-    """Make look_up(code, book) for a table of 2 or 4 x 16 signed weights, which is compiled in, `offset` higher.
+def look_up_in(table: np.ndarray, offset: int, bit: int = 0) -> Any:
+    """Make look_up(code, v) for a table of 2 or 4 x 16 signed weights, which is compiled in, `offset` higher.
 
-    Of a book's number only the one or two bits count that tell these apart.
+    The one or two bits of v from `bit` on tell its parts apart.
     """
     held = (np.asarray(table, np.int64).reshape(-1) + offset).astype(np.uint8).view(np.int8)
-    books = held.size // 16
+    parts = held.size // 16
 
-    @operation(lambda code, book: held[16 * (book.astype(np.int64) & books - 1) + code])
-    def look_up(typing_context: Any, code: Any, book: Any) -> Any:
-        return typed(code, (code, book), lambda b, code, book: _LOOK_UP(b, held.tolist(), code, book))
+    @operation(lambda code, v: held[16 * (v.astype(np.int64) >> bit & parts - 1) + code])
+    def look_up(typing_context: Any, code: Any, v: Any) -> Any:
+        return typed(code, (code, v), lambda b, code, v: _LOOK_UP(b, held.tolist(), bit, code, v))
 
     return look_up

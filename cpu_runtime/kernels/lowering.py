@@ -172,54 +172,61 @@ def pair_dot_avx2(b: ir.IRBuilder, acc: ir.Value, w: ir.Value, x: ir.Value) -> i
     return by_pieces(b, 32, work, acc, w, x)
 
 
-# --- look_up: table[16 * book + code], all bytes; code in 0..15; of book only the bits that tell 2 or 4 books apart ---
+# --- look_up: table[16 * (v >> bit) + code], all bytes; code in 0..15; upper bits of v >> bit don't count ---
 
 
-def look_up_avx512(b: ir.IRBuilder, table: Sequence[int], code: ir.Value, book: ir.Value) -> ir.Value:
+def _index(b: ir.IRBuilder, table: Sequence[int], bit: int, code: ir.Value, v: ir.Value) -> ir.Value:
+    """The bits of v beside those of code; a shift of int16 moves other bits in, which are masked."""
+    n = code.type.count
+    pairs, left = vector(I16, n // 2), 4 - bit
+    move = b.shl if left > 0 else b.lshr
+    moved = b.bitcast(move(b.bitcast(v, pairs), constant(I16, [abs(left)] * (n // 2))), v.type)
+    return b.or_(b.and_(moved, constant(I8, [len(table) - 16] * n)), code)
+
+
+def look_up_avx512(b: ir.IRBuilder, table: Sequence[int], bit: int, code: ir.Value, v: ir.Value) -> ir.Value:
     """One permute of 64 bytes."""
-    dwords, mask = vector(I32, code.type.count // 4), len(table) - 16
-    shifted = b.shl(b.bitcast(book, dwords), constant(I32, [4] * dwords.count))
-    index = b.or_(b.and_(b.bitcast(shifted, code.type), constant(I8, [mask] * code.type.count)), code)
-    whole = list(table) * (64 // len(table))
-    return call(b, "llvm.x86.avx512.permvar.qi.512", code.type, constant(I8, whole), index)
+    whole = constant(I8, list(table) * (64 // len(table)))
+    return call(b, "llvm.x86.avx512.permvar.qi.512", code.type, whole, _index(b, table, bit, code, v))
 
 
-def look_up_avx2(b: ir.IRBuilder, table: Sequence[int], code: ir.Value, book: ir.Value) -> ir.Value:
-    """Shuffles of 16 bytes, and selections by the lowest bits of book moved to the top of each byte."""
-    books = [constant(I8, list(table[at : at + 16]) * 2) for at in range(0, len(table), 16)]
+def look_up_avx2(b: ir.IRBuilder, table: Sequence[int], bit: int, code: ir.Value, v: ir.Value) -> ir.Value:
+    """Shuffles of 16 bytes, and selections by bits of v.
 
-    def work(code: ir.Value, book: ir.Value) -> ir.Value:
-        dwords = b.bitcast(book, vector(I32, 8))
-        found = [call(b, "llvm.x86.avx2.pshuf.b", code.type, levels, code) for levels in books]
-        left = 7
+    A bit becomes the top one by what is added to it alone: shifts would take the two ports that shuffles need.
+    """
+    parts = [constant(I8, list(table[at : at + 16]) * 2) for at in range(0, len(table), 16)]
+
+    def work(code: ir.Value, v: ir.Value) -> ir.Value:
+        found = [call(b, "llvm.x86.avx2.pshuf.b", code.type, levels, code) for levels in parts]
+        mask = 1 << bit
         while len(found) > 1:
-            bit = b.bitcast(b.shl(dwords, constant(I32, [left] * 8)), code.type)
+            alone = b.and_(v, constant(I8, [mask if mask < 128 else -128] * 32))
+            top = b.add(alone, constant(I8, [128 - mask] * 32))
             found = [
-                call(b, "llvm.x86.avx2.pblendvb", code.type, no, yes, bit)
+                call(b, "llvm.x86.avx2.pblendvb", code.type, no, yes, top)
                 for no, yes in zip(found[::2], found[1::2], strict=True)
             ]
-            left -= 1
+            mask *= 2
         return found[0]
 
-    return by_pieces(b, 32, work, code, book)
+    return by_pieces(b, 32, work, code, v)
 
 
-def look_up_neon(b: ir.IRBuilder, table: Sequence[int], code: ir.Value, book: ir.Value) -> ir.Value:
+def look_up_neon(b: ir.IRBuilder, table: Sequence[int], bit: int, code: ir.Value, v: ir.Value) -> ir.Value:
     """One TBL over two or four registers."""
-    books = [constant(I8, table[at : at + 16]) for at in range(0, len(table), 16)]
+    parts = [constant(I8, table[at : at + 16]) for at in range(0, len(table), 16)]
 
-    def work(code: ir.Value, book: ir.Value) -> ir.Value:
-        start = b.shl(b.and_(book, constant(I8, [len(books) - 1] * 16)), constant(I8, [4] * 16))
-        return call(b, f"llvm.aarch64.neon.tbl{len(books)}.v16i8", code.type, *books, b.or_(start, code))
+    def work(code: ir.Value, v: ir.Value) -> ir.Value:
+        name = f"llvm.aarch64.neon.tbl{len(parts)}.v16i8"
+        return call(b, name, code.type, *parts, _index(b, table, bit, code, v))
 
-    return by_pieces(b, 16, work, code, book)
+    return by_pieces(b, 16, work, code, v)
 
 
-def look_up_portable(b: ir.IRBuilder, table: Sequence[int], code: ir.Value, book: ir.Value) -> ir.Value:
+def look_up_portable(b: ir.IRBuilder, table: Sequence[int], bit: int, code: ir.Value, v: ir.Value) -> ir.Value:
     """A byte at a time, through memory."""
-    n = code.type.count
-    start = b.shl(b.and_(book, constant(I8, [len(table) // 16 - 1] * n)), constant(I8, [4] * n))
-    index = b.or_(start, code)
+    index = _index(b, table, bit, code, v)
     name = "look_up." + bytes(x & 255 for x in table).hex()
     stored = b.module.globals.get(name)
     if stored is None:
@@ -227,7 +234,7 @@ def look_up_portable(b: ir.IRBuilder, table: Sequence[int], code: ir.Value, book
         stored = ir.GlobalVariable(b.module, kind, name)
         stored.linkage, stored.global_constant, stored.initializer = "internal", True, ir.Constant(kind, list(table))
     found = ir.Constant(code.type, ir.Undefined)
-    for i in range(n):
+    for i in range(code.type.count):
         entry = b.zext(b.extract_element(index, I32(i)), I32)
         found = b.insert_element(found, b.load(b.gep(stored, [I32(0), entry])), I32(i))
     return found

@@ -7,7 +7,6 @@ import numpy as np
 from cpu_runtime.kernels.cpu import LANES, OFFSET, ROW_LANES
 from cpu_runtime.kernels.integers import (
     eighths,
-    fields,
     group_scales,
     high_nibbles,
     look_up_in,
@@ -15,8 +14,8 @@ from cpu_runtime.kernels.integers import (
     spare_codes,
     spread,
 )
+from cpu_runtime.kernels.pair_lanes import pair_lane_product
 from cpu_runtime.kernels.panel import put_scaled
-from cpu_runtime.kernels.row_lanes import row_lane_product_in
 from cpu_runtime.kernels.tile_q4 import BYTES, SEGMENT_BLOCKS, head_bytes
 from cpu_runtime.kernels.vectors import (
     fma,
@@ -38,9 +37,8 @@ _Q3 = Q3()
 Q3_BLOCK, Q3_UNIT, BITS = _Q3.block_bytes, np.float32(2.0**-Q3.exponent), Q3.book_bits
 HALF = 3 * LINE  # bytes of codes of 32 inputs
 AHEAD = SEGMENT_BLOCKS * Q3_BLOCK  # bytes from the codes in work to those asked for
-_row_lane_product = row_lane_product_in(_Q3)
 # Two books of 8 levels make one of 16, whose number is that of the book without its lowest bit.
-_look_up, _signed = look_up_in(Q3.books, OFFSET), look_up_in(Q3.books, 0)
+_look_up, _signed = look_up_in(Q3.books, OFFSET, 1), look_up_in(Q3.books, 0, 1)
 
 
 @inner
@@ -58,7 +56,7 @@ def one_q3(w, at, blocks, q, scale, sums, t, out, o):
             prefetch(w, meta + AHEAD)
             x = t * q.shape[1] + 32 * half
             if ROW_LANES:
-                total = _row_lane_product(w, meta, codes, q, x)
+                total = pair_lane_product(w, meta, codes, q, x)
             else:
                 a, b, c = load_i8(w, codes, LINE), load_i8(w, codes + LINE, LINE), load_i8(w, codes + 2 * LINE, LINE)
                 total = _add_group(splat_i32(0, ROWS), w, meta, a, b, q, x, sums[t, 2 * half])
@@ -71,19 +69,18 @@ def one_q3(w, at, blocks, q, scale, sums, t, out, o):
 def _add_group(total, w, meta_at, a, b, q, x, s):
     """total += the group's scale * its 16 inputs · the token's; a and b: its lines of codes."""
     meta = spread(load_i8(w, meta_at, ROWS))
-    book = fields(meta, 1)
     return scaled_dot(
         total,
         splat_i32(-OFFSET * s, ROWS),
         meta,
         BITS,
-        _look_up(eighths(a, meta), book),
+        _look_up(eighths(a, meta), meta),
         splat4(q, x, ROWS),
-        _look_up(eighths(high_nibbles(a), meta), book),
+        _look_up(eighths(high_nibbles(a), meta), meta),
         splat4(q, x + 4, ROWS),
-        _look_up(eighths(b, meta), book),
+        _look_up(eighths(b, meta), meta),
         splat4(q, x + 8, ROWS),
-        _look_up(eighths(high_nibbles(b), meta), book),
+        _look_up(eighths(high_nibbles(b), meta), meta),
         splat4(q, x + 12, ROWS),
     )
 
@@ -109,8 +106,8 @@ def unpack_q3(w, at, blocks, start, end, panel, scales):
 def _put_group(panel, i, row, meta, a, b):
     """The group of 16 inputs from i on in two lines of codes."""
     meta = spread(meta)
-    factors, book = group_scales(meta, BITS), fields(meta, 1)
-    put_scaled(panel, i, row, _signed(eighths(a, meta), book), factors)
-    put_scaled(panel, i + 4, row, _signed(eighths(high_nibbles(a), meta), book), factors)
-    put_scaled(panel, i + 8, row, _signed(eighths(b, meta), book), factors)
-    put_scaled(panel, i + 12, row, _signed(eighths(high_nibbles(b), meta), book), factors)
+    factors = group_scales(meta, BITS)
+    put_scaled(panel, i, row, _signed(eighths(a, meta), meta), factors)
+    put_scaled(panel, i + 4, row, _signed(eighths(high_nibbles(a), meta), meta), factors)
+    put_scaled(panel, i + 8, row, _signed(eighths(b, meta), meta), factors)
+    put_scaled(panel, i + 12, row, _signed(eighths(high_nibbles(b), meta), meta), factors)

@@ -48,7 +48,8 @@ def _kernels_of(form: Coded) -> tuple[Any, Any]:
     block_bytes = form.block_bytes
     more = form.books.shape[1].bit_length() - 5  # bits of a code beyond 4
     ahead = 6 * block_bytes  # from the block in work to the one asked for
-    look_up, signed = look_up_in(form.books, OFFSET), look_up_in(form.books, 0)
+    first, second, third, fourth = (look_up_in(form.books, OFFSET, more * quad) for quad in range(4))
+    signed_low, signed_high = look_up_in(form.books, 0), look_up_in(form.books, 0, more)
 
     @inner
     def one(w, at, blocks, q, scale, sums, t, out, o):
@@ -78,13 +79,13 @@ def _kernels_of(form: Coded) -> tuple[Any, Any]:
             splat_i32(-OFFSET * s, ROWS),
             meta,
             0,
-            look_up(low_nibbles(a), above),
+            first(low_nibbles(a), above),
             splat4(q, x, ROWS),
-            look_up(high_nibbles(a), fields(above, more)),
+            second(high_nibbles(a), above),
             splat4(q, x + 4, ROWS),
-            look_up(low_nibbles(b), fields(above, 2 * more)),
+            third(low_nibbles(b), above),
             splat4(q, x + 8, ROWS),
-            look_up(high_nibbles(b), fields(above, 3 * more)),
+            fourth(high_nibbles(b), above),
             splat4(q, x + 12, ROWS),
         )
 
@@ -102,8 +103,8 @@ def _kernels_of(form: Coded) -> tuple[Any, Any]:
                 for line in range(2):
                     codes = load_i8(w, block + LINE * (1 + 2 * g + line) + 4 * row, BYTES)
                     i = 16 * group + 8 * line
-                    put_scaled(panel, i, row, signed(low_nibbles(codes), above), factors)
-                    put_scaled(panel, i + 4, row, signed(high_nibbles(codes), fields(above, more)), factors)
+                    put_scaled(panel, i, row, signed_low(low_nibbles(codes), above), factors)
+                    put_scaled(panel, i + 4, row, signed_high(high_nibbles(codes), above), factors)
                     above = fields(above, 2 * more)
 
     return one, unpack

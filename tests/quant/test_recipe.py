@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from quant.errors import UsageError
-from quant.recipe import built_in, load_recipe
+from quant.recipe import Recipe, built_in, load_recipe
 
 
 def test_built_in_recipes_load() -> None:
-    assert built_in() == ["bf16", "int4", "int8"]
+    assert built_in() == ["bf16", "int4", "int4-large", "int4-small", "int8"]
     assert all(load_recipe(name).description for name in built_in())
 
 
@@ -20,6 +20,7 @@ def test_built_in_recipes_load() -> None:
         ('[formats]\nexpert = "q9"', "expert = 'q9': no such format"),
         ('[formats]\nexpert = ["q4"]', "no such format"),
         ('[formats]\nexperts = "q4"', "unknown role 'experts'"),
+        ('[formats]\n"expert.side" = "q4"', "unknown role 'expert.side'"),
         ("[formats", "mine.toml"),
         ("other = 1\n[formats]", "unknown key 'other'"),
         ('description = "none"', "needs a table"),
@@ -31,3 +32,18 @@ def test_what_is_wrong_with_a_recipe_is_named(text: str, message: str, tmp_path:
     with pytest.raises(UsageError, match="mine.toml") as caught:
         load_recipe(str(recipe))
     assert message in str(caught.value)
+
+
+def test_a_part_of_an_expert_goes_before_the_expert() -> None:
+    recipe = Recipe("mine", "", {"expert": "q4", "expert.down": "q6"})
+    assert [recipe.format(f"expert.{part}", "BF16").name for part in ("gate", "up", "down")] == ["q4", "q4", "q6"]
+    assert recipe.format("expert.down", "INT4").name == "k4"
+    assert recipe.format("attention", "BF16").name == "bf16"
+
+
+def test_three_bits_are_refused_without_statistics() -> None:
+    with pytest.raises(UsageError, match="expert.up = 'q3' needs statistics") as caught:
+        Recipe("mine", "", {"expert": "q4", "expert.up": "q3"}).check_statistics()
+    assert "int4-small" in str(caught.value.hint)
+    for name in built_in():
+        load_recipe(name).check_statistics()
