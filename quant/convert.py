@@ -59,8 +59,8 @@ def convert(
 ) -> Path:
     """Write the quantized model to the new folder `out` and return it; `source` names the origin in the manifest.
 
-    Raises UsageError where `out` exists or the recipe needs statistics, CheckpointError for a faulty source, ResourceError where the disk is full;
-    after an error or a kill the same call resumes.
+    Raises UsageError where `out` exists or the recipe needs statistics, CheckpointError for a faulty source,
+    ResourceError where the disk is full; after an error or a kill the same call resumes.
     """
     recipe.check_statistics()
     check(plan, checkpoint)

@@ -30,7 +30,10 @@ class Recipe:
     formats: dict[str, str]
 
     def format(self, role: str, source_dtype: str) -> Format:
-        """The format for a matrix of `role`, or of an expert's part, whose source is `source_dtype`: a safetensors dtype, or INT4."""
+        """The format for a matrix of `role`, or of a part of an expert.
+
+        `source_dtype` is that of its source: one of safetensors, or INT4.
+        """
         name = self.formats.get(role) or self.formats.get(role.split(".")[0], "exact")
         if name != "exact":
             # Int4 is copied whatever the format: more bits would add nothing, and other scales only an error.
