@@ -141,7 +141,8 @@ def _k4(codes, scales, lines, halves):
     return bad == 0
 
 
-Q8_FACTORS = np.array([0.96, 0.98, 1.0], np.float32)  # start scales, as shares of the one that just covers the peak
+# Start scales, as shares of the one that just covers the peak: with the three from 0.96 to 1 it was 0.5 dB worse.
+Q8_FACTORS = np.linspace(0.95, 1.07, 8, dtype=np.float32)
 
 
 def pack_q8(weights: np.ndarray, out: np.ndarray) -> bool:

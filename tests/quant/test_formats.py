@@ -45,9 +45,9 @@ def test_padding_is_zero(name: str) -> None:
 GOLDEN = {
     "f32": "b271eca27cfa8658",
     "bf16": "c7e6324a745239c6",
-    "q8": "8aa44b5857cbc22a",
+    "q8": "43c946d63128fd7e",
     "q6": "f889f61ebda1e39d",
-    "q5": "827c2e8a7f13bad1",
+    "q5": "74135f219de23b90",
     "q4": "d180c8a7f9dc3df6",
     "q4c": "7cc9e6e671099ddc",
     "q3": "f4815a80610ed10f",
@@ -77,7 +77,7 @@ def test_bf16_rounds_to_nearest_even() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "least"), [("q3", 18.5), ("q4c", 23.1), ("q4", 24.7), ("q5", 30.3), ("q6", 36.5), ("q8", 45.5)]
+    ("name", "least"), [("q3", 18.5), ("q4c", 23.1), ("q4", 24.7), ("q5", 30.3), ("q6", 36.5), ("q8", 46.0)]
 )
 def test_error_on_gaussian_rows(name: str, least: float) -> None:
     weights = gaussian(256, 2048)
@@ -101,7 +101,7 @@ def test_the_search_is_near_the_best_there_is(name: str) -> None:
     scales = range(-form.largest_scale, form.largest_scale + 1)
     groups = weights.astype(np.float64).reshape(4, -1, form.group)
     best = sum(group_error(x, form.books, scales, units[r]) for r in range(4) for x in groups[r])
-    assert ((weights - restored) ** 2).sum() <= 1.02 * best
+    assert ((weights - restored) ** 2).sum() <= 1.03 * best
 
 
 @pytest.mark.parametrize("name", [*CODED, "q8"])
