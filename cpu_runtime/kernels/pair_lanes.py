@@ -50,16 +50,17 @@ def pair_lane_product(typing_context: Any, w: Any, meta_at: Any, codes_at: Any, 
             for i in (0, 3)
         )
         _, meta_at, codes_at, _, x_at = values
-        inputs = [_inputs(b, q, b.add(x_at, I64(16 * g))) for g in range(2)]
-        eights = []
-        for row in range(0, ROWS, 8):
-            lines = [load_at(b, w, b.add(codes_at, I64(LINE * n + 4 * row)), BYTES) for n in range(3)]
-            lines.append(join_spare(b, *lines))
-            groups = [
-                _group(b, w, b.add(meta_at, I64(ROWS * g + row)), lines[2 * g : 2 * g + 2], inputs[g]) for g in range(2)
-            ]
-            sums = add_neighbours(b, *(b.add(first, second) for first, second in zip(*groups, strict=True)))
-            eights.append(b.ashr(sums, constant(I32, [BITS] * 8)))
+        totals: dict[int, list[ir.Value]] = {}
+        for g in range(2):  # one after the other, so that few vectors are alive at a time
+            inputs = _inputs(b, q, b.add(x_at, I64(16 * g)))
+            for row in range(0, ROWS, 8):
+                lines = [load_at(b, w, b.add(codes_at, I64(LINE * n + 4 * row)), BYTES) for n in range(2 + g)]
+                codes = [b.and_(line, constant(I8, [0x77] * 32)) for line in lines]
+                if g == 1:
+                    codes = [codes[2], join_spare(b, *lines)]
+                sums = _group(b, w, b.add(meta_at, I64(ROWS * g + row)), codes, inputs)
+                totals[row] = sums if g == 0 else [b.add(x, y) for x, y in zip(totals[row], sums, strict=True)]
+        eights = [b.ashr(add_neighbours(b, *totals[row]), constant(I32, [BITS] * 8)) for row in (0, 8)]
         return join(b, eights)
 
     return Vector("i32", ROWS)(w, types.int64, types.int64, q, types.int64), generate
@@ -68,10 +69,10 @@ def pair_lane_product(typing_context: Any, w: Any, meta_at: Any, codes_at: Any, 
 def _inputs(b: ir.IRBuilder, q: ir.Value, at: ir.Value) -> list[tuple[ir.Value, ir.Value]]:
     """(inputs of low nibbles, of high nibbles), as all rows see them, each with their sizes."""
     few = load_at(b, q, at, _TABLE)
-    found = []
+    both, found = join(b, [few, few]), []
     for first in (0, 4):
         index = [*range(first, first + 4), *range(first + 8, first + 12)]
-        x = b.shuffle_vector(few, few, constant(I32, index * 4))
+        x = call(b, "llvm.x86.avx2.pshuf.b", BYTES, both, constant(I8, index * 4))
         found.append((x, call(b, "llvm.abs.v32i8", BYTES, x, ir.Constant(I1, 0))))
     return found
 
@@ -80,7 +81,7 @@ def _group(
     b: ir.IRBuilder,
     w: ir.Value,
     meta_at: ir.Value,
-    lines: list[ir.Value],
+    codes: list[ir.Value],
     inputs: list[tuple[ir.Value, ir.Value]],
 ) -> list[ir.Value]:
     """8 times a group's scaled sums, of rows 0, 1 and 4, 5, and of rows 2, 3 and 6, 7, in pairs."""
@@ -88,13 +89,14 @@ def _group(
     tables = _tables(b, load_at(b, w, meta_at, I64))
     sums = []
     for pair in range(2):
-        codes = interleave(b, lines[0], lines[1], 4, upper=pair == 1)
+        two = interleave(b, codes[0], codes[1], 4, upper=pair == 1)
         pattern = [8 * pair + 4 * row + byte for row in range(2) for _ in range(4) for byte in range(2)]
         scale = call(b, "llvm.x86.avx2.pshuf.b", BYTES, scales, constant(I8, pattern * 2))
         total = None
         for nibble, (x, size) in enumerate(inputs):
-            moved = b.bitcast(b.lshr(b.bitcast(codes, vector(I16, 16)), constant(I16, [4 * nibble] * 16)), BYTES)
-            places = b.or_(b.and_(moved, constant(I8, [7] * 32)), _SECOND)
+            # What comes in from the next byte is bits 4 to 6 of a place, which count for nothing: bit 7 would.
+            moved = b.bitcast(b.lshr(b.bitcast(two, vector(I16, 16)), constant(I16, [4 * nibble] * 16)), BYTES)
+            places = b.or_(moved, _SECOND)
             weights = call(b, "llvm.x86.avx2.pshuf.b", BYTES, tables[pair], places)
             signed = call(b, "llvm.x86.avx2.psign.b", BYTES, weights, x)
             products = call(b, "llvm.x86.avx2.pmadd.ub.sw", vector(I16, 16), size, signed)

@@ -2,10 +2,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from quant.checkpoint import Checkpoint
+from quant.convert import convert
 from quant.errors import UsageError
+from quant.plan import Dense, Plan
 from quant.recipe import Recipe, built_in, load_recipe
+from tests.reference_encodings import write_checkpoint
 
 
 def test_built_in_recipes_load() -> None:
@@ -41,9 +46,12 @@ def test_a_part_of_an_expert_goes_before_the_expert() -> None:
     assert recipe.format("attention", "BF16").name == "bf16"
 
 
-def test_three_bits_are_refused_without_statistics() -> None:
-    with pytest.raises(UsageError, match="expert.up = 'q3' needs statistics") as caught:
-        Recipe("mine", "", {"expert": "q4", "expert.up": "q3"}).check_statistics()
+def test_three_bits_are_refused_without_statistics(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "m", {"x.weight": np.ones((16, 64), np.float32)})
+    plan, recipe = Plan((Dense("x", "x.weight", "attention", (16, 64)),), ()), Recipe("mine", "", {"attention": "q3"})
+    with Checkpoint.open(folder) as source, pytest.raises(UsageError, match="attention = 'q3' needs stat") as caught:
+        convert(source, plan, recipe, tmp_path / "out")
     assert "int4-small" in str(caught.value.hint)
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
     for name in built_in():
         load_recipe(name).check_statistics()
