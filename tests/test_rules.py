@@ -30,7 +30,7 @@ MAY_IMPORT = {
         "platformdirs",
     },
 }
-VECTOR_OPERATIONS = ("vectors", "integers", "reductions", "row_lanes", "pair_lanes", "share")
+VECTOR_OPERATIONS = ("vectors", "integers", "reductions", "row_lanes", "share")
 # Each third-party package has one door, so that it can be replaced and its cost can be seen.
 DOORS = {
     "numba": {"quant/jit.py", *(f"cpu_runtime/kernels/{name}.py" for name in VECTOR_OPERATIONS)},

@@ -14,7 +14,7 @@ import numpy as np
 from llvmlite import ir
 from numba.core import types
 
-from cpu_runtime.kernels.lowering import I1, I8, I16, I32, call, constant, join, vector
+from cpu_runtime.kernels.lowering import I1, I8, I16, I32, call, constant, join, join_spare, vector
 from cpu_runtime.kernels.vectors import Vector, operation
 from quant.formats import LINE, ROWS, Coded
 
@@ -25,16 +25,21 @@ _ORDER = [0, 1, 2, 3, 8, 9, 10, 11, 4, 5, 6, 7, 12, 13, 14, 15]
 
 
 def row_lane_product_in(form: Coded) -> Any:
-    """Make the product for q4, or for q4c, whose 32 inputs share a meta byte.
+    """Make the product for q4, for q4c, whose 32 inputs share a meta byte, or for q3, which has three of four lines.
 
     row_lane_product(w, meta_at, codes_at, q, x_at) -> sums of 16 rows, i32: scales times the products of 32 inputs
     Shapes: w u8, meta bytes at `meta_at`, lines of codes at `codes_at` · q i8, inputs at `x_at`
     """
-    books, bits, one_group = form.books, form.book_bits, form.group == 32
+    bits, one_group, threes = form.book_bits, form.group == 32, form.books.shape[1] == 8
+    books = np.tile(form.books, (1, 2)) if threes else form.books  # bit 3 of a code of q3 belongs to another
+    n_lines = 3 if threes else 4
 
     def meaning(w: np.ndarray, meta_at: int, codes_at: int, q: np.ndarray, x_at: int) -> np.ndarray:
         flat, total = w.reshape(-1), np.zeros(ROWS, np.int32)
-        lines = flat[codes_at:][: 4 * LINE].reshape(4, ROWS, 4)
+        lines = flat[codes_at:][: n_lines * LINE].reshape(n_lines, ROWS, 4)
+        if threes:
+            spare = (lines & 0x88) >> 3
+            lines = np.concatenate((lines, (spare[0] | spare[1] << 1 | spare[2] << 2)[None]))
         codes = np.stack((lines & 15, lines >> 4), 1).transpose(2, 0, 1, 3).reshape(ROWS, 2, 16)
         for g in range(2):
             meta = flat[meta_at + (0 if one_group else ROWS * g) :][:ROWS].view(np.int8)
@@ -53,15 +58,17 @@ def row_lane_product_in(form: Coded) -> Any:
             inputs = [_inputs(b, q, b.add(x_at, I64(16 * g))) for g in range(2)]
             eights = []
             for row in range(0, ROWS, 8):
-                lines = [load_at(b, w, b.add(codes_at, I64(LINE * n + 4 * row)), BYTES) for n in range(4)]
+                lines = [_load(b, w, b.add(codes_at, I64(LINE * n + 4 * row)), BYTES) for n in range(n_lines)]
+                if threes:
+                    lines.append(join_spare(b, *lines))
                 at = [b.add(meta_at, I64(row if one_group else ROWS * g + row)) for g in range(2)]
-                tables = [_tables(b, form.name, books, bits, load_at(b, w, at[g], I64)) for g in range(2)]
-                metas = [load_at(b, w, at[g], vector(I8, 8)) for g in range(2)]
-                scales = [None if one_group else scaled_bytes(b, meta, bits) for meta in metas]
+                tables = [_tables(b, form.name, books, bits, _load(b, w, at[g], I64)) for g in range(2)]
+                metas = [_load(b, w, at[g], vector(I8, 8)) for g in range(2)]
+                scales = [None if one_group else _scales(b, meta, bits) for meta in metas]
                 groups = [_group(b, lines[2 * g : 2 * g + 2], tables[g], scales[g], *inputs[g]) for g in range(2)]
                 sums = [b.add(first, second) for first, second in zip(*groups, strict=True)]
                 while len(sums) > 1:
-                    sums = [add_neighbours(b, x, y) for x, y in zip(sums[::2], sums[1::2], strict=True)]
+                    sums = [_add_neighbours(b, x, y) for x, y in zip(sums[::2], sums[1::2], strict=True)]
                 eights.append(_finished(b, sums[0], metas[0] if one_group else None, bits))
             return join(b, eights)
 
@@ -72,12 +79,12 @@ def row_lane_product_in(form: Coded) -> Any:
 
 def _inputs(b: ir.IRBuilder, q: ir.Value, at: ir.Value) -> tuple[ir.Value, ir.Value]:
     """(16 inputs in both lanes, their sizes)."""
-    few = load_at(b, q, at, vector(I8, 16))
+    few = _load(b, q, at, vector(I8, 16))
     x = b.shuffle_vector(few, few, constant(I32, _ORDER * 2))
     return x, call(b, "llvm.abs.v32i8", BYTES, x, ir.Constant(I1, 0))
 
 
-def scaled_bytes(b: ir.IRBuilder, meta: ir.Value, bits: int) -> ir.Value:
+def _scales(b: ir.IRBuilder, meta: ir.Value, bits: int) -> ir.Value:
     """2^bits times the scales of 8 rows, as bytes of int32."""
     return b.bitcast(b.sext(b.and_(meta, constant(I8, [-1 << bits] * 8)), vector(I32, 8)), BYTES)
 
@@ -99,11 +106,11 @@ def _group(
     """A group's sums, scaled if there are scales: vector k has row k's in its lower lane, row k + 4's in its upper."""
     sums = []
     for pair in range(2):  # of rows, in each lane
-        codes = interleave(b, lines[0], lines[1], 4, upper=pair == 1)
+        codes = _interleave(b, lines[0], lines[1], 4, upper=pair == 1)
         low, high = b.and_(codes, constant(I8, [15] * 32)), b.lshr(codes, constant(I8, [4] * 32))
         for one in range(2):
             k = 2 * pair + one
-            weights = call(b, "llvm.x86.avx2.pshuf.b", BYTES, tables[k], interleave(b, low, high, 8, upper=one == 1))
+            weights = call(b, "llvm.x86.avx2.pshuf.b", BYTES, tables[k], _interleave(b, low, high, 8, upper=one == 1))
             signed = call(b, "llvm.x86.avx2.psign.b", BYTES, weights, x)
             products = call(b, "llvm.x86.avx2.pmadd.ub.sw", vector(I16, 16), size, signed)
             scale: ir.Value = constant(I16, [1] * 16)
@@ -133,7 +140,7 @@ def _tables(b: ir.IRBuilder, name: str, books: np.ndarray, bits: int, meta: ir.V
     return found
 
 
-def interleave(b: ir.IRBuilder, x: ir.Value, y: ir.Value, width: int, *, upper: bool) -> ir.Value:
+def _interleave(b: ir.IRBuilder, x: ir.Value, y: ir.Value, width: int, *, upper: bool) -> ir.Value:
     """Elements of `width` bytes from x and y in turns, of the lower or upper half of each lane (PUNPCK)."""
     index = []
     for lane in (0, 16):
@@ -142,11 +149,11 @@ def interleave(b: ir.IRBuilder, x: ir.Value, y: ir.Value, width: int, *, upper: 
     return b.shuffle_vector(x, y, constant(I32, index))
 
 
-def add_neighbours(b: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
+def _add_neighbours(b: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
     return call(b, "llvm.x86.avx2.phadd.d", vector(I32, 8), x, y)
 
 
-def load_at(b: ir.IRBuilder, base: ir.Value, at: ir.Value, kind: ir.Type) -> ir.Value:
+def _load(b: ir.IRBuilder, base: ir.Value, at: ir.Value, kind: ir.Type) -> ir.Value:
     loaded = b.load(b.bitcast(b.gep(base, [at]), kind.as_pointer()))
     loaded.align = 1
     return loaded

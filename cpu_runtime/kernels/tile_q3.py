@@ -14,8 +14,8 @@ from cpu_runtime.kernels.integers import (
     spare_codes,
     spread,
 )
-from cpu_runtime.kernels.pair_lanes import pair_lane_product
 from cpu_runtime.kernels.panel import put_scaled
+from cpu_runtime.kernels.row_lanes import row_lane_product_in
 from cpu_runtime.kernels.tile_q4 import BYTES, SEGMENT_BLOCKS, head_bytes
 from cpu_runtime.kernels.vectors import (
     fma,
@@ -37,6 +37,7 @@ _Q3 = Q3()
 Q3_BLOCK, Q3_UNIT, BITS = _Q3.block_bytes, np.float32(2.0**-Q3.exponent), Q3.book_bits
 HALF = 3 * LINE  # bytes of codes of 32 inputs
 AHEAD = SEGMENT_BLOCKS * Q3_BLOCK  # bytes from the codes in work to those asked for
+_row_lane_product = row_lane_product_in(_Q3)
 # Two books of 8 levels make one of 16, whose number is that of the book without its lowest bit.
 _look_up, _signed = look_up_in(Q3.books, OFFSET, 1), look_up_in(Q3.books, 0, 1)
 
@@ -56,7 +57,7 @@ def one_q3(w, at, blocks, q, scale, sums, t, out, o):
             prefetch(w, meta + AHEAD)
             x = t * q.shape[1] + 32 * half
             if ROW_LANES:
-                total = pair_lane_product(w, meta, codes, q, x)
+                total = _row_lane_product(w, meta, codes, q, x)
             else:
                 a, b, c = load_i8(w, codes, LINE), load_i8(w, codes + LINE, LINE), load_i8(w, codes + 2 * LINE, LINE)
                 total = _add_group(splat_i32(0, ROWS), w, meta, a, b, q, x, sums[t, 2 * half])
