@@ -7,7 +7,7 @@ from math import prod
 
 import numpy as np
 
-from cpu_runtime.kernels.attention import PAGE, write_rows
+from cpu_runtime.kernels.pages import PAGE, write_rows
 from quant.errors import ResourceError
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cpu_runtime.kernels.attention import PAGE
+from cpu_runtime.kernels.pages import PAGE
 
 _COPIES = 3  # of a state, at most: see RecurrentState
 

@@ -21,7 +21,8 @@ class MappedExperts:
 
     def __init__(self, model: QuantizedModel, *, verify: bool = False) -> None:
         self._layers = {layer: model.expert_layer(layer) for layer in model.expert_layers}
-        self._asked = {layer: np.zeros(r.records.shape[0], bool) for layer, r in self._layers.items()}
+        self._new = {layer: set(range(r.records.shape[0])) for layer, r in self._layers.items()}  # not asked for yet
+        self._members = np.arange(max(map(len, self._new.values()), default=0), dtype=np.int32)
         self._verify = verify
         for records in self._layers.values():
             _advise(records, "MADV_RANDOM", 0, records.records.nbytes)
@@ -34,12 +35,11 @@ class MappedExperts:
         self, layer: int, experts: np.ndarray, uses: np.ndarray | None = None, tokens: int = 1
     ) -> Iterator[Group]:
         """One group: the whole mapping, and each expert's own number as its slot."""
-        mapped, asked = self._layers[layer], self._asked[layer]
-        known = asked[experts]
-        if not known.all():
-            self._bring(mapped, experts[~known].tolist())
-            asked[experts] = True
-        return iter((Group(mapped.records, np.arange(experts.size, dtype=np.int32), experts),))
+        mapped, new = self._layers[layer], self._new[layer]
+        if new and (missing := new.intersection(experts.tolist())):
+            self._bring(mapped, sorted(missing))
+            new -= missing
+        return iter((Group(mapped.records, self._members[: experts.size], experts),))
 
     def _bring(self, mapped: ExpertRecords, experts: list[int]) -> None:
         """Ask for whole records that were not asked for before, and check them where that is wanted."""

@@ -11,6 +11,7 @@ import numpy as np
 
 from cpu_runtime.kernels.cpu import LANES
 from cpu_runtime.kernels.exponential import exp
+from cpu_runtime.kernels.pages import PAGE
 from cpu_runtime.kernels.reductions import larger, largest_of
 from cpu_runtime.kernels.rows import (
     FEW,
@@ -39,34 +40,13 @@ from cpu_runtime.kernels.vectors import (
 )
 from quant.jit import inner, parallel_kernel, prange
 
-PAGE = 256  # positions
 TILE = 32  # positions widened to float32 at once, at most
 _FEWEST_ROWS, _MOST_ROWS = 12, 96  # (token, query head) pairs that share a reading of a page
 _PARTS = 16  # that the work is cut in at least, where it is little
 _WORKERS = 64  # that take parts until none is left; threads beyond these are of no use
 _PARTIAL_FLOATS = 4 << 20  # at most this many numbers (16 MB) wait to be joined, unless one token alone needs more
-_FLOAT16_MAX = np.float32(65504)
 _ZERO, _ONE = np.float32(0), np.float32(1)
 _MASKED = np.float32(-np.inf)
-
-
-def write_rows(rows: np.ndarray, start: int, pages: np.ndarray) -> None:
-    """Store the rows of T tokens at positions start .. start + T - 1.
-
-    Shapes: rows [T, K, d] f32 · pages [P, K, PAGE, d] f16 or f32
-    A number beyond float16 is stored as the largest one: an infinity would turn into NaN even where it is masked.
-    """
-    if pages.dtype == np.float16:
-        rows = np.minimum(np.maximum(rows, -_FLOAT16_MAX), _FLOAT16_MAX)  # np.clip does the same in twice the time
-    if rows.shape[0] == 1:
-        pages[start // PAGE, :, start % PAGE] = rows[0]
-        return
-    at = 0
-    while at < rows.shape[0]:
-        page, first = divmod(start + at, PAGE)
-        count = min(PAGE - first, rows.shape[0] - at)
-        pages[page, :, first : first + count] = rows[at : at + count].transpose(1, 0, 2)
-        at += count
 
 
 def attend(
@@ -77,11 +57,19 @@ def attend(
     Shapes: q [T, H, dk] f32 · k_pages [P, K, PAGE, dk], v_pages [P, K, PAGE, at least dv] f16 or f32
             out [T, H, dv] f32; query head h reads key/value head h // (H / K), a value is the first dv of its row
     """
-    tokens, heads, size = out.shape
     if k_pages.dtype == np.float16:
         k_pages, v_pages = k_pages.view(np.uint16), v_pages.view(np.uint16)
-    kv_heads, k_stride, v_stride = k_pages.shape[1], k_pages.shape[3], v_pages.shape[3]
-    keys, values = k_pages.reshape(-1), v_pages.reshape(-1)
+    strides = k_pages.shape[3], v_pages.shape[3]
+    _attend(q, k_pages.reshape(-1), v_pages.reshape(-1), k_pages.shape[1], strides, start, np.float32(scale), out)
+
+
+@parallel_kernel
+def _attend(q, keys, values, kv_heads, strides, start, scale, out):
+    """The partial answers of a wave of tokens, as many as there is room for, then their sums.
+
+    Shapes: keys, values [..] all pages; a row of theirs has as many numbers as `strides` says
+    """
+    tokens, heads, size = out.shape
     pages = (start + tokens + PAGE - 1) // PAGE
     wave = max(1, min(tokens, _PARTIAL_FLOATS // (heads * pages * size)))
     most_rows = min(max(wave * heads * pages // _PARTS, _FEWEST_ROWS), _MOST_ROWS)
@@ -89,87 +77,87 @@ def attend(
     largest = np.empty((wave, heads, pages), np.float32)
     total = np.empty((wave, heads, pages), np.float32)
     for t in range(0, tokens, wave):
-        some = slice(t, min(t + wave, tokens))
-        _attend_pages(
-            q[some],
-            keys,
-            values,
-            kv_heads,
-            k_stride,
-            v_stride,
-            start + t,
-            np.float32(scale),
-            most_rows,
-            answer,
-            largest,
-            total,
-        )
-        _join(start + t, answer, largest, total, out[some])
+        n = min(wave, tokens - t)
+        items, block, group = _division(n, heads // kv_heads, most_rows)
+        items *= pages * kv_heads
+        counter = new_counter()
+        for _ in prange(min(items, _WORKERS)):
+            _attend_pages(
+                counter, items, block, group, q[t : t + n], keys, values, kv_heads, strides, start + t, scale,
+                answer[:n], largest[:n], total[:n],
+            )  # fmt: skip
+        for item in prange(n * heads):
+            _join(item // heads, item % heads, start + t, answer, largest, total, out[t : t + n])
 
 
-@parallel_kernel
-def _attend_pages(q, keys, values, kv_heads, k_stride, v_stride, start, scale, most_rows, answer, largest, total):
-    """The partial answers of every token to every page it can see.
+@inner
+def _division(tokens, share, most_rows):
+    """(parts that a page's rows are read in, query heads of a part, tokens of a part)."""
+    block = split(share, most_rows)
+    group = max(1, min(tokens, most_rows // block))
+    return (tokens + group - 1) // group * ((share + block - 1) // block), block, group
 
-    Shapes: keys, values [..] all pages; a row of them has k_stride or v_stride numbers
-            answer [T, H, pages, dv] f32 · largest, total [T, H, pages] f32
+
+@inner
+def _attend_pages(
+    counter, items, block, group, q, keys, values, kv_heads, strides, start, scale, answer, largest, total
+):
+    """One thread's partial answers: of some tokens and query heads to a page they can see.
+
+    Shapes: answer [T, H, pages, dv] f32 · largest, total [T, H, pages] f32
     """
     tokens, heads, size = q.shape
     pages, value_size = answer.shape[2], answer.shape[3]
+    k_stride, v_stride = strides
     share = heads // kv_heads
-    block = split(share, most_rows)  # query heads that share a reading of a page
-    blocks = (share + block - 1) // block
-    group = max(1, min(tokens, most_rows // block))  # tokens that do
-    groups = (tokens + group - 1) // group
-    items = groups * pages * kv_heads * blocks
+    blocks, groups = (share + block - 1) // block, (tokens + group - 1) // group
     few = block * group <= FEW_ROWS and size % LANES == 0 and value_size % PAIR == 0
-    counter = new_counter()
-    for _ in prange(min(items, _WORKERS)):
+    item = take(counter, 1)
+    if item >= items:
+        return
+    rows = up(min(tokens, group) * block, FEW if few else MANY)
+    queries = np.zeros((rows, up(size, LANES)), np.float32)
+    scores = np.empty((rows, PAGE), np.float32)
+    mixed = np.empty((rows, up(value_size, PAIR if few else STEP)), np.float32)
+    k_tile = np.empty((tile_positions(queries.shape[1], TILE), queries.shape[1]), np.float32)
+    columns = min(mixed.shape[1], STRIP)
+    v_tile = np.empty((tile_positions(columns, TILE), columns), np.float32)
+    while item < items:
+        page, kv_head = item // (kv_heads * groups * blocks), item // (groups * blocks) % kv_heads
+        token, b = item // blocks % groups * group, item % blocks
+        head, n = kv_head * share + b * block, min(block, share - b * block)
+        last = min(token + group, tokens)
+        first = page * PAGE
+        seen = min(PAGE, start + last - first)
+        if seen > 0:
+            # Rows are (token, query head) pairs.
+            count = (last - token) * n
+            for row in range(count):
+                at = ((token + row // n) * heads + head + row % n) * size
+                scaled_copy(q, at, size, scale, queries, row * queries.shape[1])
+            rows = up(count, FEW if few else MANY)
+            place = (page * kv_heads + kv_head) * PAGE
+            k, v = place * k_stride, place * v_stride
+            if few:
+                dot_few(queries, rows, keys, k, k_stride, seen, scores)
+                ask_for(values, v, min(seen, STRETCH) * v_stride)
+            else:
+                _dot_page(queries, rows, keys, k, k_stride, size, seen, k_tile, scores)
+            for row in range(rows):
+                t, h = token + row // n, head + row % n
+                visible = max(0, min(seen, start + t + 1 - first)) if row < count else 0
+                peak, weight = _exponentials(scores, row, visible, seen)
+                if row < count:
+                    largest[t, h, page], total[t, h, page] = peak, weight
+            mixed[:rows] = _ZERO
+            if few:
+                mix_few(scores, rows, values, v, v_stride, seen, mixed)
+            else:
+                _mix_page(scores, rows, values, v, v_stride, value_size, seen, v_tile, mixed)
+            for row in range(count):
+                to = (((token + row // n) * heads + head + row % n) * pages + page) * value_size
+                scaled_copy(mixed, row * mixed.shape[1], value_size, _ONE, answer, to)
         item = take(counter, 1)
-        if item < items:
-            rows = up(min(tokens, group) * block, FEW if few else MANY)
-            queries = np.zeros((rows, up(size, LANES)), np.float32)
-            scores = np.empty((rows, PAGE), np.float32)
-            mixed = np.empty((rows, up(value_size, PAIR if few else STEP)), np.float32)
-            k_tile = np.empty((tile_positions(queries.shape[1], TILE), queries.shape[1]), np.float32)
-            columns = min(mixed.shape[1], STRIP)
-            v_tile = np.empty((tile_positions(columns, TILE), columns), np.float32)
-            while item < items:
-                page, kv_head = item // (kv_heads * groups * blocks), item // (groups * blocks) % kv_heads
-                token, b = item // blocks % groups * group, item % blocks
-                head, n = kv_head * share + b * block, min(block, share - b * block)
-                last = min(token + group, tokens)
-                first = page * PAGE
-                seen = min(PAGE, start + last - first)
-                if seen > 0:
-                    # Rows are (token, query head) pairs.
-                    count = (last - token) * n
-                    for row in range(count):
-                        at = ((token + row // n) * heads + head + row % n) * size
-                        scaled_copy(q, at, size, scale, queries, row * queries.shape[1])
-                    rows = up(count, FEW if few else MANY)
-                    place = (page * kv_heads + kv_head) * PAGE
-                    k, v = place * k_stride, place * v_stride
-                    if few:
-                        dot_few(queries, rows, keys, k, k_stride, seen, scores)
-                        ask_for(values, v, min(seen, STRETCH) * v_stride)
-                    else:
-                        _dot_page(queries, rows, keys, k, k_stride, size, seen, k_tile, scores)
-                    for row in range(rows):
-                        t, h = token + row // n, head + row % n
-                        visible = max(0, min(seen, start + t + 1 - first)) if row < count else 0
-                        peak, weight = _exponentials(scores, row, visible, seen)
-                        if row < count:
-                            largest[t, h, page], total[t, h, page] = peak, weight
-                    mixed[:rows] = _ZERO
-                    if few:
-                        mix_few(scores, rows, values, v, v_stride, seen, mixed)
-                    else:
-                        _mix_page(scores, rows, values, v, v_stride, value_size, seen, v_tile, mixed)
-                    for row in range(count):
-                        to = (((token + row // n) * heads + head + row % n) * pages + page) * value_size
-                        scaled_copy(mixed, row * mixed.shape[1], value_size, _ONE, answer, to)
-                item = take(counter, 1)
 
 
 @inner
@@ -198,23 +186,20 @@ def _mix_page(weights, rows, values, at, stride, size, seen, tile, mixed):
             mix_tile(weights, rows, p, tile, mixed, first)
 
 
-@parallel_kernel
-def _join(start, answer, largest, total, out):
-    """Weigh each token's partial answers by exp(their largest score) and divide by the sum of all exponentials."""
-    tokens, heads, size = out.shape
-    for item in prange(tokens * heads):
-        t, h = item // heads, item % heads
-        pages = (start + t) // PAGE + 1
-        peak = largest[t, h, 0]
-        for page in range(1, pages):
-            peak = max(peak, largest[t, h, page])
-        denominator = _ZERO
-        out[t, h] = _ZERO
-        for page in range(pages):
-            weight = exp(largest[t, h, page] - peak)
-            denominator += weight * total[t, h, page]
-            _add_product(weight, answer[t, h, page], out[t, h])
-        _divide(out[t, h], denominator)
+@inner
+def _join(t, h, start, answer, largest, total, out):
+    """Weigh a token's partial answers by exp(their largest score) and divide by the sum of all exponentials."""
+    pages = (start + t) // PAGE + 1
+    peak = largest[t, h, 0]
+    for page in range(1, pages):
+        peak = max(peak, largest[t, h, page])
+    denominator = _ZERO
+    out[t, h] = _ZERO
+    for page in range(pages):
+        weight = exp(largest[t, h, page] - peak)
+        denominator += weight * total[t, h, page]
+        _add_product(weight, answer[t, h, page], out[t, h])
+    _divide(out[t, h], denominator)
 
 
 @inner

@@ -45,11 +45,14 @@ def widen_rows(q, wide):
     Shapes: q [T, Cp] i8 · wide [T, Cp] i16
     """
     for t in prange(q.shape[0]):
-        for i in range(0, q.shape[1], 4):
-            wide[t, i] = q[t, i]
-            wide[t, i + 1] = q[t, i + 2]
-            wide[t, i + 2] = q[t, i + 1]
-            wide[t, i + 3] = q[t, i + 3]
+        widen_row(q[t], wide[t])
+
+
+@inner
+def widen_row(q, wide):
+    """The same for one row."""
+    for i in range(0, q.size, 4):
+        wide[i], wide[i + 1], wide[i + 2], wide[i + 3] = q[i], q[i + 2], q[i + 1], q[i + 3]
 
 
 @inner

@@ -10,26 +10,12 @@ import numpy as np
 from quant.jit import kernel
 
 
-def rotate_half_split(heads: np.ndarray, start: int, inv_freq: np.ndarray) -> None:
-    """Turn pairs (i, i + n/2) of the first n = 2 * len(inv_freq) dimensions, in place; the others pass.
-
-    Shapes: heads [T, H, d] f32 at positions start .. start + T - 1 · inv_freq [n/2] f32, radians a token
-    """
-    pairs = np.arange(inv_freq.size)
-    _rotate(heads, start, inv_freq, pairs, pairs + inv_freq.size)
-
-
-def rotate_interleaved(heads: np.ndarray, start: int, inv_freq: np.ndarray) -> None:
-    """Turn pairs (2i, 2i + 1) of the first n = 2 * len(inv_freq) dimensions, in place; the others pass.
-
-    Shapes: heads [T, H, d] f32 at positions start .. start + T - 1 · inv_freq [n/2] f32, radians a token
-    """
-    pairs = np.arange(inv_freq.size)
-    _rotate(heads, start, inv_freq, 2 * pairs, 2 * pairs + 1)
-
-
 @kernel
-def _rotate(heads, start, inv_freq, first, second):
+def rotate(heads, start, inv_freq, first, second):
+    """Turn the pairs of dimensions (first[i], second[i]) by inv_freq[i] radians a token, in place; the others pass.
+
+    Shapes: heads [T, H, d] f32 at positions start .. start + T - 1 · inv_freq [n/2] f32 · first, second [n/2] i64
+    """
     tokens, n_heads, _ = heads.shape
     for t in range(tokens):
         for i in range(inv_freq.size):

@@ -122,20 +122,22 @@ def _group(
 
 
 def _tables(b: ir.IRBuilder, name: str, books: np.ndarray, bits: int, meta: ir.Value) -> list[ir.Value]:
-    """The tables of rows (k, k + 4), k = 0..3, from their 8 meta bytes: one of all pairs of books."""
+    """The tables of rows (k, k + 4), k = 0..3, from their 8 meta bytes: one of all pairs of books.
+
+    Of a pair's 32 bytes the address is 8 times 4 times its number: the former a CPU multiplies by itself.
+    """
     pairs = b.module.globals.get(name + ".pairs")
     if pairs is None:
-        entries = [constant(I8, [*first.tolist(), *second.tolist()]) for second in books for first in books]
-        pairs = ir.GlobalVariable(b.module, ir.ArrayType(BYTES, len(entries)), name + ".pairs")
+        words = np.concatenate([(first, second) for second in books for first in books]).view(np.int64).reshape(-1)
+        pairs = ir.GlobalVariable(b.module, ir.ArrayType(I64, words.size), name + ".pairs")
         pairs.linkage, pairs.global_constant, pairs.align = "internal", True, 32
-        pairs.initializer = ir.Constant(pairs.type.pointee, entries)
-    each = 0x0101010101010101
-    low = b.and_(meta, I64(each * (len(books) - 1)))
-    both = b.trunc(b.and_(b.or_(low, b.lshr(low, I64(32 - bits))), I64(0xFFFFFFFF & each * (len(books) ** 2 - 1))), I32)
+        pairs.initializer = ir.Constant(pairs.type.pointee, words.tolist())
+    low = b.and_(meta, I64(0x0101010101010101 * (len(books) - 1)))
+    fours = b.trunc(b.or_(b.shl(low, I64(2)), b.lshr(low, I64(30 - bits))), I32)
     found = []
     for k in range(4):
-        pair = b.zext(b.trunc(b.lshr(both, I32(8 * k)), I8), I64)
-        found.append(b.load(b.gep(pairs, [I64(0), pair])))
+        at = b.zext(b.trunc(b.lshr(fours, I32(8 * k)), I8), I64)
+        found.append(b.load(b.bitcast(b.gep(pairs, [I64(0), at]), BYTES.as_pointer())))
         found[-1].align = 32
     return found
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import numpy as np
 
 from cpu_runtime.kernels.panel import PANEL, SCALES, multiply
-from cpu_runtime.kernels.tile_float import add_bf16_block, add_f32_block
+from cpu_runtime.kernels.tile_float import add_bf16_block, add_bf16_blocks, add_f32_block, add_f32_blocks
 from cpu_runtime.kernels.tile_k4 import one_k4, unpack_k4
 from cpu_runtime.kernels.tile_q3 import one_q3, unpack_q3
 from cpu_runtime.kernels.tile_q4 import one_q4, unpack_q4
@@ -94,11 +94,21 @@ def _unpack(format_id, w, at, blocks, start, end, panel, scales):
 
 @inner
 def _float_product(format_id, w, at, blocks, x, tokens, first, last, out, column):
-    """Block by block and, within a block, token by token."""
+    """Block by block and, within a block, four tokens or one at a time."""
+    width = out.shape[1]
     for block in range(blocks):
-        for p in range(first, last):
+        i, p = BLOCK * block, first
+        while p + 4 <= last:
+            t0, t1, t2, t3, o = tokens[p], tokens[p + 1], tokens[p + 2], tokens[p + 3], p * width + column
             if format_id == BF16_ID:
-                add_bf16_block(w, at, x, tokens[p], BLOCK * block, out, p * out.shape[1] + column)
+                add_bf16_blocks(w, at, x, t0, t1, t2, t3, i, out, o)
             else:
-                add_f32_block(w, at, x, tokens[p], BLOCK * block, out, p * out.shape[1] + column)
+                add_f32_blocks(w, at, x, t0, t1, t2, t3, i, out, o)
+            p += 4
+        while p < last:
+            if format_id == BF16_ID:
+                add_bf16_block(w, at, x, tokens[p], i, out, p * width + column)
+            else:
+                add_f32_block(w, at, x, tokens[p], i, out, p * width + column)
+            p += 1
         at += BLOCK * ROWS * (2 if format_id == BF16_ID else 4)

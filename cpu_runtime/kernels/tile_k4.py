@@ -66,9 +66,11 @@ def _add_group(total, w, codes_at, q, x):
 
 @inner
 def unpack_k4(w, at, start, end, panel, scales):
-    """Blocks start .. end - 1 of the tile as a panel."""
+    """Blocks start .. end - 1 of the tile as a panel; those of the next panel are asked for."""
     for block in range(end - start):
         block_at = at + (start + block) * K4_BLOCK
+        for line in range(0, K4_BLOCK, LINE):
+            prefetch(w, block_at + AHEAD + line)
         for g in range(2):
             store_f32(scales, ROWS * (2 * block + g), load_bf16(w, block_at + 2 * ROWS * g, ROWS))
         for line in range(8):

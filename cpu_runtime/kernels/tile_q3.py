@@ -88,11 +88,17 @@ def _add_group(total, w, meta_at, a, b, q, x, s):
 
 @inner
 def unpack_q3(w, at, blocks, start, end, panel, scales):
-    """Blocks start .. end - 1 of the tile, start a multiple of 8, as a panel: codes to weights, times group scales."""
+    """Blocks start .. end - 1 of the tile, start a multiple of 8, as a panel: codes to weights, times group scales.
+
+    The next panel's blocks are asked for, which come in while this one is multiplied.
+    """
     block_at = at + head_bytes(blocks) + start * Q3_BLOCK
     for half in range(2 * (end - start)):
         meta_at = block_at + (half >> 1) * Q3_BLOCK + 2 * ROWS * (half & 1)
         codes = block_at + (half >> 1) * Q3_BLOCK + LINE + HALF * (half & 1)
+        for line in range(0, HALF, LINE):
+            prefetch(w, codes + line + AHEAD)
+        prefetch(w, meta_at + AHEAD)
         for row in range(0, ROWS, LANES):
             line = codes + 4 * row
             a, b, c = load_i8(w, line, BYTES), load_i8(w, line + LINE, BYTES), load_i8(w, line + 2 * LINE, BYTES)

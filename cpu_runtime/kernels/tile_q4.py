@@ -95,10 +95,13 @@ def _add_group(total, w, meta_at, codes_at, q, x, s):
 def unpack_q4(w, at, blocks, start, end, panel, scales):
     """Blocks start .. end - 1 of the tile, start a multiple of 8, as a panel: codes to weights, times group scales.
 
+    The next panel's blocks are asked for, which come in while this one is multiplied.
     A sum over 32 inputs is at most 2 * 16 * 32 * 127 * 127 < 2^24.
     """
     block_at = at + head_bytes(blocks) + start * Q4_BLOCK
     for block in range(start, end):
+        for line in range(0, Q4_BLOCK, LINE):
+            prefetch(w, block_at + AHEAD + line)
         for g in range(4):
             i = BLOCK * (block - start) + 16 * g
             for row in range(0, ROWS, LANES):

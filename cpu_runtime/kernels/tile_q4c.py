@@ -94,6 +94,8 @@ def unpack_q4c(w, at, start, end, panel, scales):
         store_f32(scales, ROWS * group, super_scale)
         stored = 2 * start + group
         block = at + Q4C_HEAD + (stored >> 2) * Q4C_BLOCK
+        for line in range(0, HALF, LINE):  # the next panel's, which come in while this one is multiplied
+            prefetch(w, block + LINE + HALF * (stored & 3) + line + AHEAD)
         for row in range(0, ROWS, LANES):
             meta = spread(load_i8(w, block + ROWS * (stored & 3) + row, LANES))
             factors = group_scales(meta, BITS)

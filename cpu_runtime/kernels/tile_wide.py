@@ -47,7 +47,7 @@ def _kernels_of(form: Coded) -> tuple[Any, Any]:
     """(one, unpack): like `one_q8` and `unpack_q8`."""
     block_bytes = form.block_bytes
     more = form.books.shape[1].bit_length() - 5  # bits of a code beyond 4
-    ahead = 6 * block_bytes  # from the block in work to the one asked for
+    ahead = 8 * block_bytes  # from the block in work to the one asked for
     first, second, third, fourth = (look_up_in(form.books, OFFSET, more * quad) for quad in range(4))
     signed_low, signed_high = look_up_in(form.books, 0), look_up_in(form.books, 0, more)
 
@@ -96,6 +96,9 @@ def _kernels_of(form: Coded) -> tuple[Any, Any]:
         for group in range(4 * (end - start)):
             block, g = at + WIDE_HEAD + (start + (group >> 2)) * block_bytes, group & 3
             store_f32(scales, ROWS * (group >> 1), super_scale)
+            if g == 0:
+                for line in range(0, block_bytes, LINE):  # the next panel's: they come in while this one is multiplied
+                    prefetch(w, block + line + ahead)
             for row in range(0, ROWS, LANES):
                 meta = spread(load_i8(w, block + ROWS * g + row, LANES))
                 factors, bit = group_scales(meta, 0), 4 * more * g

@@ -37,8 +37,8 @@ class Block:
 
     def __call__(self, x: np.ndarray, cache: Any) -> None:
         """Shapes: x [T, D] f32, changed in place."""
-        x += self.mixer(Activations(self.norm1(x)), cache)
-        x += self.feed_forward(Activations(self.norm2(x)))
+        x += self.mixer(Activations.normed(self.norm1, x), cache)
+        x += self.feed_forward(Activations.normed(self.norm2, x))
 
 
 @dataclass(frozen=True)
@@ -72,4 +72,4 @@ class Decoder:
 
     def logits(self, hidden: np.ndarray) -> np.ndarray:
         """Shapes: hidden [T, D] f32 -> [T, V] f32."""
-        return self.head(Activations(self.norm(hidden)))
+        return self.head(Activations.normed(self.norm, hidden))

@@ -11,7 +11,8 @@ from math import gcd
 import numpy as np
 
 from cpu_runtime.caches.tokens import LatentCache, SparseLatentCache
-from cpu_runtime.kernels.attention import PAGE, attend, write_rows
+from cpu_runtime.kernels.attention import attend
+from cpu_runtime.kernels.pages import PAGE, write_rows
 from cpu_runtime.layers.linear import Activations, HeadwiseLinear, Linear, row_range
 from cpu_runtime.layers.norm import RMSNorm
 from cpu_runtime.layers.rope import Rope

@@ -9,15 +9,28 @@ import numpy as np
 from cpu_runtime.kernels.activations import quantize_rows
 from cpu_runtime.kernels.experts import grouped_matmul
 from cpu_runtime.kernels.matmul import matmul, read_rows
+from cpu_runtime.kernels.norm import rms_norm_quantized
 from cpu_runtime.kernels.panel import widen_rows
 from cpu_runtime.kernels.tile import READS_INT8
+from cpu_runtime.layers.norm import RMSNorm
 from quant.formats import BLOCK, ROWS, Matrix
 
+Int8 = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # q, wide, scale, sums
 # What float formats are handed in place of int8 activations: never read, only typed.
-_NO_WIDE = np.zeros((1, 64), np.int16)
+_NO_WIDE = np.zeros((0, 64), np.int16)
 _NO_INT8 = np.zeros((1, 64), np.int8), _NO_WIDE, np.zeros((1, 2), np.float32), np.zeros((1, 4), np.int32)
 
 _PASSING = 32  # rows, each in a tile of 16 that is read whole
+
+
+def _int8_of(rows: int, cols: int) -> Int8:
+    """Room for quantized rows; a token alone needs no int16."""
+    return (
+        np.empty((rows, cols), np.int8),
+        np.empty((rows, cols), np.int16) if rows > 1 else _NO_WIDE,
+        np.empty((rows, cols // 32), np.float32),
+        np.empty((rows, cols // 16), np.int32),
+    )
 
 
 def padded(cols: int) -> int:
@@ -41,22 +54,26 @@ class Activations:
             wide[:, :cols] = x
             x = wide
         self.x = x
-        self._int8: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None = None
+        self._int8: Int8 | None = None
+
+    @classmethod
+    def normed(cls, norm: RMSNorm, x: np.ndarray) -> Activations:
+        """norm(x), quantized in the same pass: x [T, D] f32."""
+        rows, cols = x.shape[0], padded(x.shape[1])
+        out, int8 = np.empty((rows, cols), np.float32), _int8_of(rows, cols)
+        rms_norm_quantized(x, norm.weight, norm.eps, out, *int8)
+        made = cls(out)
+        made._int8 = int8
+        return made
 
     @property
-    def int8(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    def int8(self) -> Int8:
         """(q, wide, scale, sums), made on first use."""
         if self._int8 is None:
-            rows, cols = self.x.shape
-            q = np.empty((rows, cols), np.int8)
-            scale = np.empty((rows, cols // 32), np.float32)
-            sums = np.empty((rows, cols // 16), np.int32)
+            self._int8 = q, wide, scale, sums = _int8_of(*self.x.shape)
             quantize_rows(self.x, q, scale, sums)
-            wide = _NO_WIDE
-            if rows > 1:
-                wide = np.empty((rows, cols), np.int16)
+            if wide.size:
                 widen_rows(q, wide)
-            self._int8 = q, wide, scale, sums
         return self._int8
 
     def for_format(self, format_id: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cpu_runtime.kernels.rope import rotate_half_split, rotate_interleaved
+from cpu_runtime.kernels.rope import rotate
 
 
 @dataclass(frozen=True)
@@ -71,30 +71,35 @@ def _inverse(theta: float, n_rotated: int) -> np.ndarray:
 class Rope(ABC):
     """Rotates the first n dimensions of heads in place by angle position * inv_freq."""
 
-    __slots__ = ("frequencies",)
+    __slots__ = ("_first", "_second", "frequencies")
 
     def __init__(self, frequencies: Frequencies) -> None:
         self.frequencies = frequencies
+        self._first, self._second = self._pairs(np.arange(frequencies.inv_freq.size))
 
     def __call__(self, heads: np.ndarray, start: int) -> None:
         """Shapes: heads [T, H, d] f32 at positions start .. start + T - 1; changed in place."""
-        self._rotate(heads, start, self.frequencies.inv_freq)
+        rotate(heads, start, self.frequencies.inv_freq, self._first, self._second)
         if self.frequencies.magnitude != 1:
             heads[:, :, : 2 * self.frequencies.inv_freq.size] *= np.float32(self.frequencies.magnitude)
 
+    @staticmethod
     @abstractmethod
-    def _rotate(self, heads: np.ndarray, start: int, inv_freq: np.ndarray) -> None: ...
+    def _pairs(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The two dimensions that each pair is of: numbers [n/2] i64, 0 and up."""
 
 
 class HalfSplitRope(Rope):
     """Dimensions i and i + n/2 make a pair (Qwen, MiniMax)."""
 
-    def _rotate(self, heads: np.ndarray, start: int, inv_freq: np.ndarray) -> None:
-        rotate_half_split(heads, start, inv_freq)
+    @staticmethod
+    def _pairs(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return numbers, numbers + numbers.size
 
 
 class InterleavedRope(Rope):
     """Dimensions 2i and 2i + 1 make a pair (DeepSeek, Kimi, GLM)."""
 
-    def _rotate(self, heads: np.ndarray, start: int, inv_freq: np.ndarray) -> None:
-        rotate_interleaved(heads, start, inv_freq)
+    @staticmethod
+    def _pairs(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return 2 * numbers, 2 * numbers + 1

@@ -19,9 +19,10 @@ from time import perf_counter
 import numpy as np
 
 from cpu_runtime.kernels import delta
-from cpu_runtime.kernels.attention import PAGE, attend
+from cpu_runtime.kernels.attention import attend
 from cpu_runtime.kernels.cpu import LANES, LOWERING
 from cpu_runtime.kernels.indexer import index_scores, top_positions
+from cpu_runtime.kernels.pages import PAGE
 from cpu_runtime.kernels.roof import SUMS, f32_products, sum_words
 from quant.jit import set_threads
 

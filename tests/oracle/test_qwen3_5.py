@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cpu_runtime.kernels.rope import rotate_interleaved
 from cpu_runtime.layers import gated_attention, gated_delta, moe, rope
 from cpu_runtime.layers.decoder import Decoder
 from cpu_runtime.layers.gated_attention import GatedAttention
@@ -55,7 +54,8 @@ def no_output_gate(decoder: Decoder, patch: pytest.MonkeyPatch) -> None:
 
 
 def interleaved_rope(decoder: Decoder, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(rope, "rotate_half_split", rotate_interleaved)
+    for mixer in mixers(decoder, GatedAttention):
+        change(mixer, rope=rope.InterleavedRope(mixer.rope.frequencies))
 
 
 def rope_on_the_whole_head(decoder: Decoder, patch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cpu_runtime.kernels.attention import PAGE, attend, write_rows
+from cpu_runtime.kernels.attention import attend
+from cpu_runtime.kernels.pages import PAGE, write_rows
 from quant.jit import set_threads
 from tests import reference
 
@@ -104,6 +105,16 @@ def test_every_float16_is_read_exactly() -> None:
     assert np.array_equal(out, numbers.astype(np.float32))
 
 
+def test_float16_is_rounded_as_numpy_rounds() -> None:
+    exact = np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(np.float32)
+    middle = (exact[:-1] + exact[1:]) / 2
+    numbers = np.concatenate([exact, middle, np.nextafter(middle, 0), np.nextafter(middle, 1e9)])
+    numbers = np.concatenate([numbers, -numbers, [np.float32(np.nan)]])
+    pages = np.zeros((1, 1, PAGE, numbers.size), np.float16)
+    write_rows(numbers[None, None], 0, pages)
+    assert np.array_equal(pages[0, 0, 0], numbers.astype(np.float16), equal_nan=True)
+
+
 def test_numbers_beyond_float16_become_the_largest_one() -> None:
     pages = np.zeros((1, 1, PAGE, 2), np.float16)
     write_rows(np.array([[[1e6, -1e6]]], np.float32), 0, pages)
@@ -112,7 +123,7 @@ def test_numbers_beyond_float16_become_the_largest_one() -> None:
 
 TINY = """
 import numpy as np
-from cpu_runtime.kernels import attention, delta, indexer, norm, rope, router
+from cpu_runtime.kernels import attention, delta, indexer, norm, pages, rope, router
 from tests import reference
 
 f = lambda *shape: np.random.default_rng(0).standard_normal(shape).astype(np.float32)
@@ -125,19 +136,18 @@ close(out, reference.rms_norm(f(2, 8), f(8), 1e-6))
 norm.layer_norm(f(2, 8), f(8), f(8), np.float32(1e-6), out)
 close(out, reference.layer_norm(f(2, 8), f(8), f(8), 1e-6))
 
-for kind in "rotate_half_split", "rotate_interleaved":
-    heads = f(2, 2, 8)
-    getattr(rope, kind)(heads, 3, f(2))
-    close(heads, getattr(reference, kind)(f(2, 2, 8), 3, f(2)))
+heads, first = f(2, 2, 8), np.arange(2)
+rope.rotate(heads, 3, f(2), first, first + 2)
+close(heads, reference.rotate_half_split(f(2, 2, 8), 3, f(2)))
 
 for dtype in np.float16, np.float32:
-    pages = np.zeros((1, 1, attention.PAGE, 4), dtype)
-    attention.write_rows(f(4, 1, 4), 0, pages)
-    out, rows = empty(2, 2, 4), pages[0, :, :4]
-    attention.attend(f(2, 2, 4), pages, pages, 2, np.float32(0.5), out)
+    kept = np.zeros((1, 1, pages.PAGE, 4), dtype)
+    pages.write_rows(f(4, 1, 4), 0, kept)
+    out, rows = empty(2, 2, 4), kept[0, :, :4]
+    attention.attend(f(2, 2, 4), kept, kept, 2, np.float32(0.5), out)
     close(out, reference.attend(f(2, 2, 4), rows, rows, 2, 0.5))
     scores = empty(2, 4)
-    indexer.index_scores(f(2, 2, 4), f(2, 2), pages, 4, scores)
+    indexer.index_scores(f(2, 2, 4), f(2, 2), kept, 4, scores)
     close(scores, reference.index_scores(f(2, 2, 4), f(2, 2), rows[0]))
     best = np.empty(2, np.int64)
     indexer.top_positions(scores[1], 2, best)

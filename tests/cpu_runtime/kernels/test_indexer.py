@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from cpu_runtime.kernels.attention import PAGE, write_rows
 from cpu_runtime.kernels.indexer import index_scores, top_positions
+from cpu_runtime.kernels.pages import PAGE, write_rows
 from tests import reference
 
 

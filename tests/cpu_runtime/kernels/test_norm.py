@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from cpu_runtime.kernels.norm import layer_norm, rms_norm
+from cpu_runtime.layers.linear import Activations
+from cpu_runtime.layers.norm import RMSNorm
 from tests import reference
 
 EPS = np.float32(1e-6)
@@ -50,3 +52,13 @@ def test_layer_norm_matches_its_twin(tokens: int, width: int) -> None:
     out = np.empty_like(x)
     layer_norm(x, weight, bias, EPS, out)
     np.testing.assert_allclose(out, reference.layer_norm(x, weight, bias, EPS), rtol=1e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 65])
+@pytest.mark.parametrize("width", [64, 96, 2048])
+def test_rms_norm_and_quantization_in_one_pass_are_the_two_in_turn(tokens: int, width: int) -> None:
+    x, norm = 3 * rows(tokens, width), RMSNorm(1 + rows(width, seed=1), 1e-6)
+    at_once, in_turn = Activations.normed(norm, x), Activations(norm(x))
+    assert np.array_equal(at_once.x, in_turn.x)
+    for found, expected in zip(at_once.int8, in_turn.int8, strict=True):
+        assert np.array_equal(found, expected)
