@@ -13,6 +13,7 @@ from cpu_runtime.kernels.tile_q8 import Q8_BLOCK
 from cpu_runtime.kernels.tile_wide import Q5_BLOCK, Q6_BLOCK, WIDE_HEAD, WIDE_UNIT
 from quant.codebooks import Q3_BOOKS, Q4_BOOKS, Q4C_BOOKS, Q5_BOOK, Q6_BOOK
 from quant.formats import BLOCK, LINE, ROWS, SEGMENT
+from quant.half import half_value
 from quant.jit import inner
 
 
@@ -135,7 +136,4 @@ def _read_float(tile, r, width, out):
 @inner
 def _half(tile, at):
     """The float16 of at least 0 in two bytes."""
-    bits = np.uint32(tile[at]) | np.uint32(tile[at + 1]) << np.uint32(8)
-    if bits < np.uint32(0x400):  # subnormal
-        return np.float32(bits) * np.float32(2.0**-24)
-    return np.uint32((bits << np.uint32(13)) + np.uint32(0x38000000)).view(np.float32)
+    return half_value(np.uint32(tile[at]) | np.uint32(tile[at + 1]) << np.uint32(8))
