@@ -1,20 +1,59 @@
-"""The levels that 4-bit codes stand for.
+"""The levels that codes stand for.
 
-Trained once on Gaussian blocks with the search of `quant/pack.py` and rounded to int8: within 0.03 dB of books tuned
-to a model, so they are constants of the format and never trained for a tensor.
+Trained once on Gaussian blocks with the search of `quant/search.py` and rounded to int8: within 0.03 dB of books tuned
+to a model, so they are constants of the formats and never trained for a tensor. A negative scale mirrors a book.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-# Four shapes to choose from for each group: even, centred, and two lopsided ones (a negative scale mirrors each).
+# Four shapes to choose from for each group: even, centred, and two lopsided ones.
 Q4_BOOKS = np.array(
     [
         [-127, -108, -89, -71, -55, -41, -27, -12, 4, 17, 31, 45, 60, 75, 92, 112],
         [-119, -88, -68, -52, -38, -25, -13, -1, 10, 23, 36, 50, 65, 81, 105, 127],
         [-127, -92, -75, -58, -45, -33, -22, -12, -3, 8, 20, 32, 46, 62, 83, 120],
         [-115, -70, -52, -39, -27, -16, -7, 2, 11, 19, 29, 39, 51, 65, 90, 127],
+    ],
+    np.int8,
+)
+# The same for groups of 32.
+Q4C_BOOKS = np.array(
+    [
+        [-127, -104, -83, -67, -52, -38, -25, -11, 3, 16, 29, 43, 56, 70, 85, 106],
+        [-119, -92, -70, -53, -39, -26, -13, -1, 10, 22, 36, 50, 66, 84, 104, 127],
+        [-127, -95, -75, -59, -45, -33, -23, -12, -2, 8, 20, 33, 46, 62, 82, 119],
+        [-114, -68, -51, -39, -27, -17, -7, 2, 10, 19, 28, 39, 51, 65, 83, 127],
+    ],
+    np.int8,
+)
+Q3_BOOKS = np.array(
+    [
+        [-127, -88, -57, -27, 15, 48, 79, 114],
+        [-99, -69, -41, -11, 15, 54, 89, 127],
+        [-127, -73, -44, -19, 4, 28, 52, 81],
+        [-127, -82, -34, -4, 24, 52, 83, 124],
+        [-127, -87, -42, -16, 7, 33, 62, 110],
+        [-98, -63, -33, -10, 12, 35, 64, 127],
+        [-120, -79, -49, -23, 0, 25, 54, 127],
+        [-110, -46, -24, -5, 14, 34, 58, 127],
+    ],
+    np.int8,
+)
+Q5_BOOK = np.array(
+    [
+        [-121, -99, -87, -77, -68, -60, -52, -45, -38, -32, -26, -20, -15, -9, -4, 1]
+        + [7, 12, 18, 24, 30, 35, 41, 47, 54, 61, 69, 78, 88, 100, 113, 127],
+    ],
+    np.int8,
+)
+Q6_BOOK = np.array(
+    [
+        [-123, -116, -106, -99, -92, -86, -81, -76, -71, -66, -62, -58, -54, -50, -47, -43]
+        + [-40, -37, -34, -30, -27, -24, -21, -18, -16, -13, -10, -7, -5, -2, 1, 4]
+        + [7, 9, 12, 15, 18, 20, 23, 26, 29, 32, 35, 38, 41, 44, 47, 51]
+        + [54, 57, 61, 65, 69, 73, 77, 82, 87, 91, 97, 103, 111, 116, 125, 127],
     ],
     np.int8,
 )

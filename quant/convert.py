@@ -59,9 +59,10 @@ def convert(
 ) -> Path:
     """Write the quantized model to the new folder `out` and return it; `source` names the origin in the manifest.
 
-    Raises UsageError where `out` exists, CheckpointError for a faulty source, ResourceError where the disk is full;
-    after an error or a kill the same call resumes.
+    Raises UsageError where `out` exists or the recipe needs statistics, CheckpointError for a faulty source,
+    ResourceError where the disk is full; after an error or a kill the same call resumes.
     """
+    recipe.check_statistics()
     check(plan, checkpoint)
     if out.exists():
         raise UsageError(f"{out} already exists", hint="remove it, or choose another --out")

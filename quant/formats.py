@@ -14,11 +14,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from quant.codebooks import Q4_BOOKS
+from quant.codebooks import Q3_BOOKS, Q4_BOOKS, Q4C_BOOKS, Q5_BOOK, Q6_BOOK
 
 ROWS = 16  # rows of a tile
 BLOCK = 64  # inputs of a block
-SEGMENT = 512  # inputs that share a q4 super-scale
+SEGMENT = 512  # inputs that share a super-scale of scales of few bits
 LINE = 64  # bytes; every part of a tile is a whole number of lines
 
 
@@ -73,39 +73,118 @@ class Encodable(Format):
         return out
 
 
-class Q4(Encodable):
-    """4-bit codes into one of four codebooks: W = 2^-12 D s book[c][code], c and s (6 bits) a group of 16 inputs.
+class Coded(Encodable):
+    """Codes into books of levels: W = 2^-exponent D s books[c][code].
 
-    Tile: fp16 D of 16 rows for each 512 inputs (32 bytes each, padded to a line), then blocks of 576 bytes:
-    a line of meta bytes s << 2 | c (byte 16 g + r), then 8 lines of codes, line 2 g + h, byte 4 r + j,
-    low nibble input 16 g + 8 h + j, high nibble 4 further.
+    c and s belong to a row and a group of inputs, D, an fp16 of at least 0, to a row and a segment of inputs. A tile is
+    D of 16 rows for each segment (32 bytes each, padded to a line), then blocks of 4 groups: a line of meta bytes
+    s << book_bits | c (byte 16 g + r), then lines of codes. Byte 4 r + j of those belongs to inputs 4 i + j of the
+    block, the quads i = 2 n in the low nibbles of line n and i = 2 n + 1 in the high ones.
     """
 
-    name, id = "q4", 3
-    EXPONENT = 12  # keeps D near the largest weight, away from fp16's subnormal numbers
-    BLOCK_BYTES = LINE + 8 * LINE
+    books: ClassVar[np.ndarray]  # [2^book_bits, levels] i8
+    book_bits: ClassVar[int]
+    exponent: ClassVar[int]  # keeps D near the largest weight, away from fp16's subnormal numbers
+    code_lines: ClassVar[int]  # of a block
+    group: ClassVar[int] = 16  # inputs that share a meta byte
+    segment: ClassVar[int | None] = None  # inputs that share D; None: a whole row
 
-    @staticmethod
-    def head_bytes(cols: int) -> int:
-        """Bytes of a tile's super-scales."""
-        return -(-(-(-cols // SEGMENT) * 2 * ROWS) // LINE) * LINE
+    @property
+    def width(self) -> int:
+        """Inputs of a block."""
+        return LINE // ROWS * self.group
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of a block."""
+        return (1 + self.code_lines) * LINE
+
+    @property
+    def largest_scale(self) -> int:
+        """The largest s; the smallest is its negative."""
+        return (128 >> self.book_bits) - 1
+
+    def segments(self, cols: int) -> int:
+        """How many D a row has."""
+        return 1 if self.segment is None else -(-cols // self.segment)
+
+    def head_bytes(self, cols: int) -> int:
+        """Bytes of a tile before its blocks."""
+        return -(-self.segments(cols) * 2 * ROWS // LINE) * LINE
 
     def tile_bytes(self, cols: int) -> int:
         """Bytes of a tile of 16 rows by `cols` inputs."""
-        return self.head_bytes(cols) + blocks(cols) * self.BLOCK_BYTES
+        return self.head_bytes(cols) + -(-cols // self.width) * self.block_bytes
 
     def unpack(self, packed: np.ndarray, rows: int, cols: int) -> np.ndarray:
         """The weights that stored tiles stand for: -> [rows, cols] f32."""
-        n_tiles, n_blocks, n_segments = len(packed), blocks(cols), -(-cols // SEGMENT)
-        head = np.ascontiguousarray(packed[:, : n_segments * 2 * ROWS])
-        supers = head.view(np.float16).reshape(n_tiles, n_segments, ROWS)
-        body = packed[:, self.head_bytes(cols) :].reshape(n_tiles, n_blocks, self.BLOCK_BYTES)
-        meta = body[:, :, :LINE].view(np.int8).reshape(n_tiles, n_blocks, 4, ROWS)  # [tile, block, group, row]
-        levels = Q4_BOOKS[(meta & 3)[..., None], _nibbles(body[:, :, LINE:])].astype(np.float32)
-        weights = levels * (meta >> 2)[..., None]
-        weights = weights.transpose(0, 3, 1, 2, 4).reshape(n_tiles * ROWS, n_blocks * BLOCK)
-        scale = supers.astype(np.float32).transpose(0, 2, 1).reshape(n_tiles * ROWS, n_segments) * 2.0**-self.EXPONENT
-        return (weights * np.repeat(scale, SEGMENT, axis=1)[:, : weights.shape[1]])[:rows, :cols].astype(np.float32)
+        n_tiles, segments = len(packed), self.segments(cols)
+        head = np.ascontiguousarray(packed[:, : segments * 2 * ROWS]).view(np.float16).reshape(n_tiles, segments, ROWS)
+        body = packed[:, self.head_bytes(cols) :].reshape(n_tiles, -1, self.block_bytes)
+        meta = body[:, :, :LINE].view(np.int8).reshape(n_tiles, -1, ROWS).transpose(0, 2, 1)  # [tile, row, group]
+        quads = self._quads(body[:, :, LINE:].reshape(n_tiles, -1, self.code_lines, ROWS, 4))
+        codes = quads.transpose(0, 3, 1, 2, 4).reshape(*meta.shape, self.group)
+        levels = self.books[(meta & len(self.books) - 1)[..., None], codes].astype(np.float32)
+        weights = (levels * (meta >> self.book_bits)[..., None]).reshape(n_tiles * ROWS, -1)
+        unit = head.astype(np.float32).transpose(0, 2, 1).reshape(len(weights), segments) * 2.0**-self.exponent
+        wide = self.segment or weights.shape[1]
+        return (weights * np.repeat(unit, wide, axis=1)[:, : weights.shape[1]])[:rows, :cols].astype(np.float32)
+
+    def _quads(self, lines: np.ndarray) -> np.ndarray:
+        """Code lines [tiles, blocks, lines, 16, 4] -> codes [tiles, blocks, quads, 16, 4]."""
+        return _nibbles(lines)
+
+
+class Q4(Coded):
+    """4-bit codes into one of four books, s of 6 bits."""
+
+    name, id = "q4", 3
+    books, book_bits, exponent, code_lines, segment = Q4_BOOKS, 2, 12, 8, SEGMENT
+
+
+class Q4C(Coded):
+    """q4 with groups of 32 inputs, so that blocks are of 128, and one D a row: 4.25 bits a weight."""
+
+    name, id = "q4c", 8
+    books, book_bits, exponent, code_lines, group = Q4C_BOOKS, 2, 12, 16, 32
+
+
+class Q3(Coded):
+    """3-bit codes into one of eight books, s of 5 bits.
+
+    Three lines hold the codes of 32 inputs: two codes a byte in bits 0..2 and 4..6, as nibbles; bit 3 of the same byte
+    in each makes the code that a fourth line would hold in its low nibble, bit 7 the one in its high nibble.
+    """
+
+    name, id = "q3", 5
+    books, book_bits, exponent, code_lines, segment = Q3_BOOKS, 3, 12, 6, SEGMENT
+
+    def _quads(self, lines: np.ndarray) -> np.ndarray:
+        halves = lines.reshape(*lines.shape[:2], 2, 3, ROWS, 4)
+        spare = (halves & 0x88) >> 3
+        fourth = spare[:, :, :, 0] | spare[:, :, :, 1] << 1 | spare[:, :, :, 2] << 2
+        whole = np.concatenate((halves, fourth[:, :, :, None]), axis=3)
+        return _nibbles(whole.reshape(*lines.shape[:2], 8, ROWS, 4)) & 7
+
+
+class Q5(Coded):
+    """5-bit codes into a book, s of 8 bits: 8 lines of nibbles, then 2 of fifth bits, bit i % 8 of line i // 8."""
+
+    name, id = "q5", 6
+    books, book_bits, exponent, code_lines = Q5_BOOK, 0, 14, 10
+
+    def _quads(self, lines: np.ndarray) -> np.ndarray:
+        return _nibbles(lines[:, :, :8]) | _fields(lines[:, :, 8:], 1) << 4
+
+
+class Q6(Coded):
+    """6-bit codes into a book, s of 8 bits: 8 lines of nibbles, then 4 of bits 4 and 5, at 2 (i % 4) of line i // 4."""
+
+    name, id = "q6", 7
+    books, book_bits, exponent, code_lines = Q6_BOOK, 0, 14, 12
+
+    def _quads(self, lines: np.ndarray) -> np.ndarray:
+        return _nibbles(lines[:, :, :8]) | _fields(lines[:, :, 8:], 2) << 4
 
 
 class K4(Format):
@@ -129,9 +208,12 @@ class K4(Format):
         n_tiles, n_blocks = len(packed), blocks(cols)
         body = packed.reshape(n_tiles, n_blocks, self.BLOCK_BYTES)
         bits = np.ascontiguousarray(body[:, :, :LINE]).view(np.uint16).astype(np.uint32) << 16
-        scales = np.repeat(bits.view(np.float32).reshape(n_tiles, n_blocks, 2, ROWS), 2, axis=2)
-        weights = (_nibbles(body[:, :, LINE:]).astype(np.float32) - self.ZERO) * scales[..., None]
-        return weights.transpose(0, 3, 1, 2, 4).reshape(n_tiles * ROWS, n_blocks * BLOCK)[:rows, :cols].copy()
+        scales = bits.view(np.float32).reshape(n_tiles, n_blocks, 2, ROWS)
+        quads = _nibbles(body[:, :, LINE:].reshape(n_tiles, n_blocks, 8, ROWS, 4))
+        codes = quads.transpose(0, 1, 3, 2, 4).reshape(n_tiles, n_blocks, ROWS, 2, BLOCK // 2)
+        weights = (codes.astype(np.float32) - self.ZERO) * scales.transpose(0, 1, 3, 2)[..., None]
+        weights = weights.reshape(n_tiles, n_blocks, ROWS, BLOCK).transpose(0, 2, 1, 3)
+        return weights.reshape(n_tiles * ROWS, n_blocks * BLOCK)[:rows, :cols].copy()
 
 
 class Q8(Encodable):
@@ -190,10 +272,14 @@ class F32(Encodable):
 
 
 def _nibbles(lines: np.ndarray) -> np.ndarray:
-    """8 lines of 4-bit codes a block, [tiles, blocks, 512] -> [tiles, blocks, 4 groups, 16 rows, 16 inputs]."""
-    halves = lines.reshape(*lines.shape[:2], 4, 2, ROWS, 4)  # [tile, block, group, half, row, j]
-    codes = np.stack((halves & 15, halves >> 4), axis=5)  # [tile, block, group, half, row, nibble, j]
-    return codes.transpose(0, 1, 2, 4, 3, 5, 6).reshape(*lines.shape[:2], 4, ROWS, 16)
+    """Lines of 4-bit codes [tiles, blocks, n, 16, 4] -> [tiles, blocks, 2 n, 16, 4]."""
+    return _fields(lines, 4)
+
+
+def _fields(lines: np.ndarray, bits: int) -> np.ndarray:
+    """Lines of small numbers, the first in the lowest bits, [.., n, 16, 4] -> [.., n * 8 / bits, 16, 4]."""
+    fields = [lines >> at & (1 << bits) - 1 for at in range(0, 8, bits)]
+    return np.stack(fields, axis=3).reshape(*lines.shape[:2], -1, *lines.shape[3:])
 
 
 def _rows_of_tiles(values: np.ndarray, rows: int, cols: int) -> np.ndarray:
@@ -201,7 +287,7 @@ def _rows_of_tiles(values: np.ndarray, rows: int, cols: int) -> np.ndarray:
     return values.reshape(len(values), -1, ROWS).transpose(0, 2, 1).reshape(len(values) * ROWS, -1)[:rows, :cols].copy()
 
 
-ENCODABLE: dict[str, Encodable] = {f.name: f for f in (F32(), BF16(), Q8(), Q4())}
+ENCODABLE: dict[str, Encodable] = {f.name: f for f in (F32(), BF16(), Q8(), Q6(), Q5(), Q4(), Q4C(), Q3())}
 FORMATS: dict[str, Format] = {**ENCODABLE, K4.name: K4()}
 
 

@@ -52,7 +52,7 @@ _config: Any = numba.config  # its attributes are made at run time
 DISABLED = bool(_config.DISABLE_JIT)
 prange = numba.prange
 _set = threading.local()  # `count`: as Numba keeps it, but asked in a tenth of the time
-_SHARED = ("codebooks.py", "formats.py", "jit.py")  # sources beside this one whose constants are compiled in
+_SHARED = ("codebooks.py", "formats.py", "half.py", "jit.py")  # sources beside this one that are compiled in
 _OPTIONS: dict[str, Any] = {"nogil": True, "cache": True, "fastmath": set(FASTMATH), "error_model": "numpy"}
 
 

@@ -64,7 +64,7 @@ def record_parts(layer: ExpertLayer, recipe: Recipe, source: Source) -> tuple[di
     """(parts by name, bytes of a record rounded up to whole pages)."""
     parts, at = {}, 0
     for part in layer.parts:
-        form = recipe.format("expert", source.dtype(part.tensor(0)))
+        form = recipe.format(f"expert.{part.name}", source.dtype(part.tensor(0)))
         size = form.matrix_bytes(*part.shape)
         parts[part.name] = RecordPart(form, *part.shape, at, size)
         at += size

@@ -1,4 +1,7 @@
-"""Which format each role is stored in: a small TOML file, three of which are built in."""
+"""Which format each role is stored in: a small TOML file, some of which are built in.
+
+The parts of an expert may differ: "expert.down" goes before "expert".
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,9 @@ from quant.plan import ROLES
 _BUILT_IN = Path(__file__).parent / "recipes"
 # A router that is rounded picks other experts, so these are computed in float32 whatever the source stored.
 _FLOAT32_ROLES = ("router", "gate")
+EXPERT_PARTS = ("expert.gate", "expert.up", "expert.down")
+# So few bits that, without the statistics of a calibration, what is left depends on luck.
+NEED_STATISTICS = ("q3",)
 
 
 @dataclass(frozen=True)
@@ -24,14 +30,26 @@ class Recipe:
     formats: dict[str, str]
 
     def format(self, role: str, source_dtype: str) -> Format:
-        """The format for a matrix of `role` whose source is `source_dtype`: a safetensors dtype, or INT4."""
-        name = self.formats.get(role, "exact")
+        """The format for a matrix of `role`, or of a part of an expert.
+
+        `source_dtype` is that of its source: one of safetensors, or INT4.
+        """
+        name = self.formats.get(role) or self.formats.get(role.split(".")[0], "exact")
         if name != "exact":
             # Int4 is copied whatever the format: more bits would add nothing, and other scales only an error.
             copies = source_dtype in FORMATS["k4"].lossless_from
             return FORMATS["k4" if copies else name]
         lossless = ENCODABLE["bf16"].lossless_from
         return ENCODABLE["bf16" if source_dtype in lossless and role not in _FLOAT32_ROLES else "f32"]
+
+    def check_statistics(self) -> None:
+        """Raise UsageError where a format needs statistics of the activations: no conversion has them yet."""
+        for role, name in self.formats.items():
+            if name in NEED_STATISTICS:
+                raise UsageError(
+                    f"recipe {self.name!r}: {role} = {name!r} needs statistics from a calibration, and there are none",
+                    hint="q4c is the smallest format that does without: --recipe int4-small",
+                )
 
 
 def built_in() -> list[str]:
@@ -56,8 +74,9 @@ def load_recipe(name: str) -> Recipe:
     if not isinstance(formats, dict) or not isinstance(description, str):
         raise UsageError(f"{path.name}: a recipe needs a table [formats] of role = format")
     for role, format_name in formats.items():
-        if role not in ROLES:
-            raise UsageError(f"{path.name}: unknown role {role!r}; roles are {', '.join(ROLES)}")
+        if role not in (*ROLES, *EXPERT_PARTS):
+            roles = ", ".join((*ROLES, *EXPERT_PARTS))
+            raise UsageError(f"{path.name}: unknown role {role!r}; roles are {roles}")
         if format_name not in (*ENCODABLE, "exact"):
             why = "it only holds weights copied from a source in it" if format_name in [*FORMATS] else "no such format"
             raise UsageError(

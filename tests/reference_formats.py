@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from quant.codebooks import Q4_BOOKS
+from quant.codebooks import Q3_BOOKS, Q4_BOOKS, Q4C_BOOKS, Q5_BOOK, Q6_BOOK
 
 
 def half(tile: bytes, at: int) -> float:
@@ -24,6 +24,51 @@ def q4_weight(tile: bytes, cols: int, row: int, col: int) -> float:
     byte = tile[block + 64 + 64 * (2 * group + col % 16 // 8) + 4 * row + col % 4]
     code = byte >> 4 if col % 8 >= 4 else byte & 15
     return half(tile, col // 512 * 32 + 2 * row) / 4096 * scale * float(Q4_BOOKS[meta & 3, code])
+
+
+def signed(byte: int) -> int:
+    return byte if byte < 128 else byte - 256
+
+
+def q4c_weight(tile: bytes, cols: int, row: int, col: int) -> float:
+    """One weight of a q4c tile."""
+    block = 64 + col // 128 * 1088
+    meta = signed(tile[block + 16 * (col % 128 // 32) + row])
+    byte = tile[block + 64 + 64 * (col % 128 // 8) + 4 * row + col % 4]
+    code = byte >> 4 if col % 8 >= 4 else byte & 15
+    return half(tile, 2 * row) / 4096 * (meta >> 2) * float(Q4C_BOOKS[meta & 3, code])
+
+
+def q3_weight(tile: bytes, cols: int, row: int, col: int) -> float:
+    """One weight of a q3 tile."""
+    segments = -(-cols // 512)
+    block = -(-segments * 32 // 64) * 64 + col // 64 * 448
+    meta = signed(tile[block + 16 * (col % 64 // 16) + row])
+    line, high = col % 32 // 8, col % 8 >= 4
+    bytes_ = [tile[block + 64 + 64 * (3 * (col % 64 // 32) + n) + 4 * row + col % 4] for n in range(3)]
+    if line < 3:
+        code = (bytes_[line] >> 4 if high else bytes_[line]) & 7
+    else:
+        code = sum((byte >> (7 if high else 3) & 1) << n for n, byte in enumerate(bytes_))
+    return half(tile, col // 512 * 32 + 2 * row) / 4096 * (meta >> 3) * float(Q3_BOOKS[meta & 7, code])
+
+
+def q5_weight(tile: bytes, cols: int, row: int, col: int) -> float:
+    """One weight of a q5 tile."""
+    block, at, i = 64 + col // 64 * 704, 4 * row + col % 4, col % 64 // 4
+    byte = tile[block + 64 * (1 + i // 2) + at]
+    code = (byte >> 4 if i % 2 else byte & 15) + 16 * (tile[block + 64 * (9 + i // 8) + at] >> i % 8 & 1)
+    scale = signed(tile[block + 16 * (col % 64 // 16) + row])
+    return half(tile, 2 * row) / 16384 * scale * float(Q5_BOOK[0, code])
+
+
+def q6_weight(tile: bytes, cols: int, row: int, col: int) -> float:
+    """One weight of a q6 tile."""
+    block, at, i = 64 + col // 64 * 832, 4 * row + col % 4, col % 64 // 4
+    byte = tile[block + 64 * (1 + i // 2) + at]
+    code = (byte >> 4 if i % 2 else byte & 15) + 16 * (tile[block + 64 * (9 + i // 4) + at] >> 2 * (i % 4) & 3)
+    scale = signed(tile[block + 16 * (col % 64 // 16) + row])
+    return half(tile, 2 * row) / 16384 * scale * float(Q6_BOOK[0, code])
 
 
 def bfloat(two: bytes) -> float:
@@ -82,15 +127,24 @@ def f32_weight(tile: bytes, cols: int, row: int, col: int) -> float:
     return float(np.frombuffer(tile[at : at + 4], "<f4")[0])
 
 
-WEIGHT = {"q4": q4_weight, "k4": k4_weight, "q8": q8_weight, "bf16": bf16_weight, "f32": f32_weight}
+WEIGHT = {
+    "q3": q3_weight,
+    "q4": q4_weight,
+    "q4c": q4c_weight,
+    "q5": q5_weight,
+    "q6": q6_weight,
+    "k4": k4_weight,
+    "q8": q8_weight,
+    "bf16": bf16_weight,
+    "f32": f32_weight,
+}
 
 
-def q4_group_error(x: np.ndarray, unit: float) -> float:
-    """Least squared error of 16 weights over every book and every stored scale, for a given super-scale unit."""
+def group_error(x: np.ndarray, books: np.ndarray, scales: range, unit: float) -> float:
+    """Least squared error of a group of weights over every book and stored scale, for a given super-scale unit."""
     least = float((x**2).sum())
-    for book in Q4_BOOKS.astype(np.float64):
-        for s in range(-32, 32):
+    for book in books.astype(np.float64):
+        for s in scales:
             if s:
-                levels = book * s * unit
-                least = min(least, float((np.abs(x[:, None] - levels).min(1) ** 2).sum()))
+                least = min(least, float((np.abs(x[:, None] - book * s * unit).min(1) ** 2).sum()))
     return least

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 def quantize(
     source: Annotated[str, typer.Argument(help="A pulled model (org/name) or a checkpoint's folder.")],
-    recipe: Annotated[str, typer.Option("--recipe", "-r", help="int4, int8, bf16, or a recipe file.")] = "int4",
+    recipe: Annotated[
+        str, typer.Option("--recipe", "-r", help="int4, int4-small, int4-large, int8, bf16, or a file.")
+    ] = "int4",
     out: Annotated[
         str | None, typer.Option("--out", "-o", help="A name in the store, or a folder with a slash.")
     ] = None,

@@ -4,13 +4,16 @@ spread(v)                                  each byte 4 times
 low_nibbles(v)     high_nibbles(v)         v & 15, v >> 4
 minus(v, n)        biased(v)               each byte less n; signed weights as `dot` wants them: plus cpu.OFFSET
 even_bytes(v)      odd_bytes(v)            every other byte as int16
-group_scales(meta)                         meta >> 2 as int16, of every other byte of spread meta
+fields(v, n)                               each byte >> n, other bits coming in at the top
+spare_codes(a, b, c)                       bits 3 and 7 of three vectors as bits 0..2 and 4..6 of one
+eighths(code, meta)                        the lowest bits: 3 of code, then one of meta
+group_scales(meta, n)                      meta >> n as int16, of every other byte of spread meta
 times(x, y)                                x * y of int16, lower half
 dot(acc, w, x)                             acc[r] += sum_j w[r, j] * x[r, j], j = 0..3, bytes into int32
 pair_dot(acc, w, x)                        the same over j = 0, 1, int16 into int32
-scaled_dot(acc, start, meta, w0, x0, ..)   acc[r] += (meta[r] >> 2) * (start[r] + dots of 4 pairs); meta is spread
+scaled_dot(acc, start, meta, n, w0, ..)    acc[r] += (meta[r] >> n) * (start[r] + dots of 4 pairs); meta is spread
 nibble_dot(acc, w0, x0, ..)                acc[r] += dots of 4 pairs; every byte of w in 0..15
-look_up_in(table, offset)                  makes look_up(code, meta) = table[16 * (meta & 3) + code] + offset
+look_up_in(table, offset, bit)             makes look_up(code, v) = table[v >> bit, code] + offset, upper bits ignored
 """
 
 from __future__ import annotations
@@ -19,9 +22,10 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
+from numba.core import types
 
 from cpu_runtime.kernels.cpu import LOWERING, OFFSET
-from cpu_runtime.kernels.lowering import I8, I16, I32, LOWERINGS, constant, vector
+from cpu_runtime.kernels.lowering import I8, I16, I32, LOWERINGS, constant, join_spare, splat, vector
 from cpu_runtime.kernels.vectors import Vector, length, operation, typed
 
 _DOT, _SCALED_DOT, _NIBBLE_DOT, _PAIR_DOT, _LOOK_UP = LOWERINGS[LOWERING]
@@ -70,14 +74,42 @@ def odd_bytes(typing_context: Any, v: Any) -> Any:
     return typed(Vector("i16", v.length // 2), (v,), lambda b, v: _every_other(b, v, 0))
 
 
-@operation(lambda meta: (meta[::2] >> 2).astype(np.int16))
-def group_scales(typing_context: Any, meta: Any) -> Any:
-    n = meta.length // 2
+@operation(lambda v, n: (v.view(np.uint16) >> np.uint16(n)).view(np.int8))
+def fields(typing_context: Any, v: Any, n: Any) -> Any:
+    pairs = vector(I16, v.length // 2)
 
-    def build(b: ir.IRBuilder, meta: ir.Value) -> ir.Value:
-        return b.ashr(b.bitcast(meta, vector(I16, n)), constant(I16, [10] * n))
+    def build(b: ir.IRBuilder, v: ir.Value, n: ir.Value) -> ir.Value:
+        return b.bitcast(b.lshr(b.bitcast(v, pairs), splat(b, b.trunc(n, I16), pairs.count)), v.type)
 
-    return typed(Vector("i16", n), (meta,), build)
+    return typed(v, (v, types.intp), build)
+
+
+@operation(
+    lambda a, b, c: (
+        ((a & -120).view(np.uint8) >> 3) | ((b & -120).view(np.uint8) >> 2) | ((c & -120).view(np.uint8) >> 1)
+    ).view(np.int8)
+)
+def spare_codes(typing_context: Any, a: Any, b: Any, c: Any) -> Any:
+    return typed(a, (a, b, c), join_spare)
+
+
+@operation(lambda code, meta: (code & 7) | (meta & 1) << 3)
+def eighths(typing_context: Any, code: Any, meta: Any) -> Any:
+    def build(b: ir.IRBuilder, code: ir.Value, meta: ir.Value) -> ir.Value:
+        three, one, seven = (constant(I8, [n] * code.type.count) for n in (3, 1, 7))
+        return b.or_(b.and_(code, seven), b.shl(b.and_(meta, one), three))
+
+    return typed(code, (code, meta), build)
+
+
+@operation(lambda meta, n: (meta[::2] >> n).astype(np.int16))
+def group_scales(typing_context: Any, meta: Any, n: Any) -> Any:
+    pairs, less = vector(I16, meta.length // 2), length(n)
+
+    def build(b: ir.IRBuilder, meta: ir.Value, *_: ir.Value) -> ir.Value:
+        return b.ashr(b.bitcast(meta, pairs), constant(I16, [8 + less] * pairs.count))
+
+    return typed(Vector("i16", pairs.count), (meta, n), build)
 
 
 @operation(np.multiply)
@@ -104,10 +136,10 @@ def dot(typing_context: Any, acc: Any, w: Any, x: Any) -> Any:
     return typed(acc, (acc, w, x), _DOT)
 
 
-def _scaled_dot_meaning(acc: np.ndarray, start: np.ndarray, meta: np.ndarray, *pairs: np.ndarray) -> np.ndarray:
+def _scaled_dot_meaning(acc: np.ndarray, start: np.ndarray, meta: np.ndarray, n: int, *pairs: np.ndarray) -> np.ndarray:
     for w, x in zip(pairs[::2], pairs[1::2], strict=True):
         start = _dot_meaning(start, w, x)
-    return acc + (meta[::4] >> 2).astype(np.int32) * start
+    return acc + (meta[::4] >> n).astype(np.int32) * start
 
 
 @operation(_scaled_dot_meaning)
@@ -116,6 +148,7 @@ def scaled_dot(
     acc: Any,
     start: Any,
     meta: Any,
+    n: Any,
     w0: Any,
     x0: Any,
     w1: Any,
@@ -125,7 +158,14 @@ def scaled_dot(
     w3: Any,
     x3: Any,
 ) -> Any:
-    return typed(acc, (acc, start, meta, w0, x0, w1, x1, w2, x2, w3, x3), _SCALED_DOT)
+    less = length(n)
+
+    def build(
+        b: ir.IRBuilder, acc: ir.Value, start: ir.Value, meta: ir.Value, n: ir.Value, *pairs: ir.Value
+    ) -> ir.Value:
+        return _SCALED_DOT(b, less, acc, start, meta, *pairs)
+
+    return typed(acc, (acc, start, meta, n, w0, x0, w1, x1, w2, x2, w3, x3), build)
 
 
 def _nibble_dot_meaning(acc: np.ndarray, *pairs: np.ndarray) -> np.ndarray:
@@ -147,12 +187,16 @@ def biased(typing_context: Any, v: Any) -> Any:
     return typed(v, (v,), lambda b, v: b.xor(v, constant(I8, [flip] * v.type.count)) if OFFSET else v)
 
 
-def look_up_in(table: np.ndarray, offset: int) -> Any:
-    """Make look_up(code, meta) for a table of 4 x 16 signed weights, which is compiled in, `offset` higher."""
-    held = (np.asarray(table, np.int64).reshape(64) + offset).astype(np.uint8).view(np.int8)
+def look_up_in(table: np.ndarray, offset: int, bit: int = 0) -> Any:
+    """Make look_up(code, v) for a table of 2 or 4 x 16 signed weights, which is compiled in, `offset` higher.
 
-    @operation(lambda code, meta: held[16 * (meta.astype(np.int64) & 3) + code])
-    def look_up(typing_context: Any, code: Any, meta: Any) -> Any:
-        return typed(code, (code, meta), lambda b, code, meta: _LOOK_UP(b, held.tolist(), code, meta))
+    The one or two bits of v from `bit` on tell its parts apart.
+    """
+    held = (np.asarray(table, np.int64).reshape(-1) + offset).astype(np.uint8).view(np.int8)
+    parts = held.size // 16
+
+    @operation(lambda code, v: held[16 * (v.astype(np.int64) >> bit & parts - 1) + code])
+    def look_up(typing_context: Any, code: Any, v: Any) -> Any:
+        return typed(code, (code, v), lambda b, code, v: _LOOK_UP(b, held.tolist(), bit, code, v))
 
     return look_up

@@ -31,6 +31,12 @@ def call(b: ir.IRBuilder, name: str, result: ir.Type, *args: ir.Value) -> ir.Val
     return b.call(function, args)
 
 
+def splat(b: ir.IRBuilder, scalar: ir.Value, n: int) -> ir.Value:
+    """n copies."""
+    nothing = ir.Constant(vector(scalar.type, n), ir.Undefined)
+    return b.shuffle_vector(b.insert_element(nothing, scalar, I32(0)), nothing, constant(I32, [0] * n))
+
+
 def part(b: ir.IRBuilder, v: ir.Value, start: int, count: int, stride: int = 1) -> ir.Value:
     """Elements start, start + stride, ... of a vector."""
     if count == v.type.count:
@@ -100,16 +106,18 @@ def dot_portable(b: ir.IRBuilder, acc: ir.Value, w: ir.Value, x: ir.Value) -> ir
     return acc
 
 
-# --- scaled_dot: acc[r] += (meta[r] >> 2) * (start[r] + the dots of pairs (w, x)); meta in each of a row's 4 bytes ---
+# --- scaled_dot: acc[r] += (meta[r] >> n) * (start[r] + the dots of pairs (w, x)); meta in each of a row's 4 bytes ---
 
 
 def scaled(dot: Callable[..., ir.Value]) -> Callable[..., ir.Value]:
     """The scaled sum by way of `dot`."""
 
-    def scaled_dot(b: ir.IRBuilder, acc: ir.Value, start: ir.Value, meta: ir.Value, *pairs: ir.Value) -> ir.Value:
+    def scaled_dot(
+        b: ir.IRBuilder, n: int, acc: ir.Value, start: ir.Value, meta: ir.Value, *pairs: ir.Value
+    ) -> ir.Value:
         for w, x in zip(pairs[::2], pairs[1::2], strict=True):
             start = dot(b, start, w, x)
-        scale = b.ashr(b.bitcast(meta, acc.type), constant(I32, [26] * acc.type.count))
+        scale = b.ashr(b.bitcast(meta, acc.type), constant(I32, [24 + n] * acc.type.count))
         return b.add(acc, b.mul(scale, start))
 
     return scaled_dot
@@ -164,60 +172,82 @@ def pair_dot_avx2(b: ir.IRBuilder, acc: ir.Value, w: ir.Value, x: ir.Value) -> i
     return by_pieces(b, 32, work, acc, w, x)
 
 
-# --- look_up: table[16 * (meta & 3) + code], all bytes; code in 0..15, table of 64 ---
+# --- look_up: table[16 * (v >> bit) + code], all bytes; code in 0..15; upper bits of v >> bit don't count ---
 
 
-def look_up_avx512(b: ir.IRBuilder, table: Sequence[int], code: ir.Value, meta: ir.Value) -> ir.Value:
-    """One permute of 64 bytes; it ignores the index's upper two bits, so meta needs shifting but no masking."""
-    dwords = vector(I32, code.type.count // 4)
-    shifted = b.shl(b.bitcast(meta, dwords), constant(I32, [4] * dwords.count))
-    index = b.or_(b.and_(b.bitcast(shifted, code.type), constant(I8, [0x30] * code.type.count)), code)
-    return call(b, "llvm.x86.avx512.permvar.qi.512", code.type, constant(I8, table), index)
-
-
-def look_up_avx2(b: ir.IRBuilder, table: Sequence[int], code: ir.Value, meta: ir.Value) -> ir.Value:
-    """Four shuffles of 16 bytes, and selections by the two lowest bits of meta moved to the top of each byte."""
-    books = [constant(I8, list(table[16 * c : 16 * c + 16]) * 2) for c in range(4)]
-
-    def work(code: ir.Value, meta: ir.Value) -> ir.Value:
-        dwords = b.bitcast(meta, vector(I32, 8))
-        bit0, bit1 = (b.bitcast(b.shl(dwords, constant(I32, [n] * 8)), code.type) for n in (7, 6))
-        found = [call(b, "llvm.x86.avx2.pshuf.b", code.type, book, code) for book in books]
-
-        def select(no: ir.Value, yes: ir.Value, bit: ir.Value) -> ir.Value:
-            return call(b, "llvm.x86.avx2.pblendvb", code.type, no, yes, bit)
-
-        return select(select(found[0], found[1], bit0), select(found[2], found[3], bit0), bit1)
-
-    return by_pieces(b, 32, work, code, meta)
-
-
-def look_up_neon(b: ir.IRBuilder, table: Sequence[int], code: ir.Value, meta: ir.Value) -> ir.Value:
-    """One TBL over four registers."""
-    books = [constant(I8, table[16 * c : 16 * c + 16]) for c in range(4)]
-
-    def work(code: ir.Value, meta: ir.Value) -> ir.Value:
-        book = b.shl(b.and_(meta, constant(I8, [3] * 16)), constant(I8, [4] * 16))
-        return call(b, "llvm.aarch64.neon.tbl4.v16i8", code.type, *books, b.or_(book, code))
-
-    return by_pieces(b, 16, work, code, meta)
-
-
-def look_up_portable(b: ir.IRBuilder, table: Sequence[int], code: ir.Value, meta: ir.Value) -> ir.Value:
-    """A byte at a time, through memory."""
+def _index(b: ir.IRBuilder, table: Sequence[int], bit: int, code: ir.Value, v: ir.Value) -> ir.Value:
+    """The bits of v beside those of code; a shift of int16 moves other bits in, which are masked."""
     n = code.type.count
-    index = b.or_(b.shl(b.and_(meta, constant(I8, [3] * n)), constant(I8, [4] * n)), code)
+    pairs, left = vector(I16, n // 2), 4 - bit
+    move = b.shl if left > 0 else b.lshr
+    moved = b.bitcast(move(b.bitcast(v, pairs), constant(I16, [abs(left)] * (n // 2))), v.type)
+    return b.or_(b.and_(moved, constant(I8, [len(table) - 16] * n)), code)
+
+
+def look_up_avx512(b: ir.IRBuilder, table: Sequence[int], bit: int, code: ir.Value, v: ir.Value) -> ir.Value:
+    """One permute of 64 bytes."""
+    whole = constant(I8, list(table) * (64 // len(table)))
+    return call(b, "llvm.x86.avx512.permvar.qi.512", code.type, whole, _index(b, table, bit, code, v))
+
+
+def look_up_avx2(b: ir.IRBuilder, table: Sequence[int], bit: int, code: ir.Value, v: ir.Value) -> ir.Value:
+    """Shuffles of 16 bytes, and selections by bits of v.
+
+    A bit becomes the top one by what is added to it alone: shifts would take the two ports that shuffles need.
+    """
+    parts = [constant(I8, list(table[at : at + 16]) * 2) for at in range(0, len(table), 16)]
+
+    def work(code: ir.Value, v: ir.Value) -> ir.Value:
+        found = [call(b, "llvm.x86.avx2.pshuf.b", code.type, levels, code) for levels in parts]
+        mask = 1 << bit
+        while len(found) > 1:
+            alone = b.and_(v, constant(I8, [mask if mask < 128 else -128] * 32))
+            top = b.add(alone, constant(I8, [128 - mask] * 32))
+            found = [
+                call(b, "llvm.x86.avx2.pblendvb", code.type, no, yes, top)
+                for no, yes in zip(found[::2], found[1::2], strict=True)
+            ]
+            mask *= 2
+        return found[0]
+
+    return by_pieces(b, 32, work, code, v)
+
+
+def look_up_neon(b: ir.IRBuilder, table: Sequence[int], bit: int, code: ir.Value, v: ir.Value) -> ir.Value:
+    """One TBL over two or four registers."""
+    parts = [constant(I8, table[at : at + 16]) for at in range(0, len(table), 16)]
+
+    def work(code: ir.Value, v: ir.Value) -> ir.Value:
+        name = f"llvm.aarch64.neon.tbl{len(parts)}.v16i8"
+        return call(b, name, code.type, *parts, _index(b, table, bit, code, v))
+
+    return by_pieces(b, 16, work, code, v)
+
+
+def look_up_portable(b: ir.IRBuilder, table: Sequence[int], bit: int, code: ir.Value, v: ir.Value) -> ir.Value:
+    """A byte at a time, through memory."""
+    index = _index(b, table, bit, code, v)
     name = "look_up." + bytes(x & 255 for x in table).hex()
     stored = b.module.globals.get(name)
     if stored is None:
-        kind = ir.ArrayType(I8, 64)
+        kind = ir.ArrayType(I8, len(table))
         stored = ir.GlobalVariable(b.module, kind, name)
         stored.linkage, stored.global_constant, stored.initializer = "internal", True, ir.Constant(kind, list(table))
     found = ir.Constant(code.type, ir.Undefined)
-    for i in range(n):
+    for i in range(code.type.count):
         entry = b.zext(b.extract_element(index, I32(i)), I32)
         found = b.insert_element(found, b.load(b.gep(stored, [I32(0), entry])), I32(i))
     return found
+
+
+# --- q3's codes that have no line of their own ---
+
+
+def join_spare(b: ir.IRBuilder, *lines: ir.Value) -> ir.Value:
+    """Bits 3 and 7 of the bytes of three vectors as bits 0..2 and 4..6 of one."""
+    n = lines[0].type.count
+    spare = [b.lshr(b.and_(line, constant(I8, [-120] * n)), constant(I8, [3 - i] * n)) for i, line in enumerate(lines)]
+    return b.or_(b.or_(spare[0], spare[1]), spare[2])
 
 
 # --- 16-bit floats, in integer arithmetic ---

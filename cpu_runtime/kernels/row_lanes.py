@@ -1,7 +1,7 @@
-"""32 inputs of a q4 tile times one token with AVX2: each row in a 16-byte lane of its own.
+"""32 inputs of a tile that codes into one of several books, times one token with AVX2: a row in each 16-byte lane.
 
 PSHUFB looks 16 codes up in a table of 16 bytes for each lane. As codes lie in a tile, a lane has four rows, which may
-use four codebooks: four look-ups and three selections. Turned so that a lane holds one row's group of 16 inputs, one
+use four books: four look-ups and three selections. Turned so that a lane holds one row's group of 16 inputs, one
 look-up does, in a table loaded for the two rows of a vector: 1.37 times as fast, although turning costs shuffles and a
 row's sum lies in four parts until they are added at the end.
 """
@@ -14,63 +14,67 @@ import numpy as np
 from llvmlite import ir
 from numba.core import types
 
-from cpu_runtime.kernels.lowering import I1, I8, I16, I32, call, constant, join, vector
+from cpu_runtime.kernels.lowering import I1, I8, I16, I32, call, constant, join, join_spare, vector
 from cpu_runtime.kernels.vectors import Vector, operation
-from quant.codebooks import Q4_BOOKS
-from quant.formats import LINE, ROWS
+from quant.formats import LINE, ROWS, Coded
 
 I64 = ir.IntType(64)
 BYTES = vector(I8, 32)
 # A lane's inputs: of a code line's low nibbles, of the next line's, then of their high nibbles.
 _ORDER = [0, 1, 2, 3, 8, 9, 10, 11, 4, 5, 6, 7, 12, 13, 14, 15]
-_BOOKS = Q4_BOOKS.tolist()
 
 
-def _meaning(w: np.ndarray, meta_at: int, codes_at: int, q: np.ndarray, x_at: int) -> np.ndarray:
-    flat = w.reshape(-1)
-    total = np.zeros(ROWS, np.int32)
-    for g in range(2):
-        meta = flat[meta_at + ROWS * g :][:ROWS].view(np.int8)
-        lines = flat[codes_at + 2 * LINE * g :][: 2 * LINE].reshape(2, ROWS, 4)
-        codes = np.stack((lines & 15, lines >> 4), 1).transpose(2, 0, 1, 3).reshape(ROWS, 16)
-        weights = Q4_BOOKS[(meta & 3)[:, None], codes].astype(np.int32)
-        total += (meta >> 2) * (weights @ q.reshape(-1)[x_at + 16 * g :][:16].astype(np.int32))
-    return total
+def row_lane_product_in(form: Coded) -> Any:
+    """Make the product for q4, for q4c, whose 32 inputs share a meta byte, or for q3, which has three of four lines.
 
-
-@operation(_meaning)
-def row_lane_product(typing_context: Any, w: Any, meta_at: Any, codes_at: Any, q: Any, x_at: Any) -> Any:
-    """Sums of 16 rows, i32: two groups' scales times the products of their 16 inputs.
-
-    Shapes: w u8, the groups' meta bytes at `meta_at`, their four lines of codes at `codes_at` · q i8, inputs at `x_at`
+    row_lane_product(w, meta_at, codes_at, q, x_at) -> sums of 16 rows, i32: scales times the products of 32 inputs
+    Shapes: w u8, meta bytes at `meta_at`, lines of codes at `codes_at` · q i8, inputs at `x_at`
     """
+    bits, one_group, threes = form.book_bits, form.group == 32, form.books.shape[1] == 8
+    books = np.tile(form.books, (1, 2)) if threes else form.books  # bit 3 of a code of q3 belongs to another
+    n_lines = 3 if threes else 4
 
-    def generate(context: Any, b: ir.IRBuilder, signature: Any, values: Any) -> ir.Value:
-        w, q = (
-            b.bitcast(context.make_array(signature.args[i])(context, b, values[i]).data, I8.as_pointer())
-            for i in (0, 3)
-        )
-        _, meta_at, codes_at, _, x_at = values
-        inputs = [_inputs(b, q, b.add(x_at, I64(16 * g))) for g in range(2)]
-        eights = []
-        for row in range(0, ROWS, 8):
-            groups = [
-                _group(
-                    b,
-                    w,
-                    b.add(meta_at, I64(ROWS * g + row)),
-                    b.add(codes_at, I64(2 * LINE * g + 4 * row)),
-                    *inputs[g],
-                )
-                for g in range(2)
-            ]
-            sums = [b.add(first, second) for first, second in zip(*groups, strict=True)]
-            while len(sums) > 1:
-                sums = [_add_neighbours(b, x, y) for x, y in zip(sums[::2], sums[1::2], strict=True)]
-            eights.append(b.ashr(sums[0], constant(I32, [2] * 8)))
-        return join(b, eights)
+    def meaning(w: np.ndarray, meta_at: int, codes_at: int, q: np.ndarray, x_at: int) -> np.ndarray:
+        flat, total = w.reshape(-1), np.zeros(ROWS, np.int32)
+        lines = flat[codes_at:][: n_lines * LINE].reshape(n_lines, ROWS, 4)
+        if threes:
+            spare = (lines & 0x88) >> 3
+            lines = np.concatenate((lines, (spare[0] | spare[1] << 1 | spare[2] << 2)[None]))
+        codes = np.stack((lines & 15, lines >> 4), 1).transpose(2, 0, 1, 3).reshape(ROWS, 2, 16)
+        for g in range(2):
+            meta = flat[meta_at + (0 if one_group else ROWS * g) :][:ROWS].view(np.int8)
+            weights = books[(meta & len(books) - 1)[:, None], codes[:, g]].astype(np.int32)
+            total += (meta >> bits) * (weights @ q.reshape(-1)[x_at + 16 * g :][:16].astype(np.int32))
+        return total
 
-    return Vector("i32", ROWS)(w, types.int64, types.int64, q, types.int64), generate
+    @operation(meaning)
+    def row_lane_product(typing_context: Any, w: Any, meta_at: Any, codes_at: Any, q: Any, x_at: Any) -> Any:
+        def generate(context: Any, b: ir.IRBuilder, signature: Any, values: Any) -> ir.Value:
+            w, q = (
+                b.bitcast(context.make_array(signature.args[i])(context, b, values[i]).data, I8.as_pointer())
+                for i in (0, 3)
+            )
+            _, meta_at, codes_at, _, x_at = values
+            inputs = [_inputs(b, q, b.add(x_at, I64(16 * g))) for g in range(2)]
+            eights = []
+            for row in range(0, ROWS, 8):
+                lines = [_load(b, w, b.add(codes_at, I64(LINE * n + 4 * row)), BYTES) for n in range(n_lines)]
+                if threes:
+                    lines.append(join_spare(b, *lines))
+                at = [b.add(meta_at, I64(row if one_group else ROWS * g + row)) for g in range(2)]
+                tables = [_tables(b, form.name, books, bits, _load(b, w, at[g], I64)) for g in range(2)]
+                metas = [_load(b, w, at[g], vector(I8, 8)) for g in range(2)]
+                scales = [None if one_group else _scales(b, meta, bits) for meta in metas]
+                groups = [_group(b, lines[2 * g : 2 * g + 2], tables[g], scales[g], *inputs[g]) for g in range(2)]
+                sums = [b.add(first, second) for first, second in zip(*groups, strict=True)]
+                while len(sums) > 1:
+                    sums = [_add_neighbours(b, x, y) for x, y in zip(sums[::2], sums[1::2], strict=True)]
+                eights.append(_finished(b, sums[0], metas[0] if one_group else None, bits))
+            return join(b, eights)
+
+        return Vector("i32", ROWS)(w, types.int64, types.int64, q, types.int64), generate
+
+    return row_lane_product
 
 
 def _inputs(b: ir.IRBuilder, q: ir.Value, at: ir.Value) -> tuple[ir.Value, ir.Value]:
@@ -80,52 +84,62 @@ def _inputs(b: ir.IRBuilder, q: ir.Value, at: ir.Value) -> tuple[ir.Value, ir.Va
     return x, call(b, "llvm.abs.v32i8", BYTES, x, ir.Constant(I1, 0))
 
 
+def _scales(b: ir.IRBuilder, meta: ir.Value, bits: int) -> ir.Value:
+    """2^bits times the scales of 8 rows, as bytes of int32."""
+    return b.bitcast(b.sext(b.and_(meta, constant(I8, [-1 << bits] * 8)), vector(I32, 8)), BYTES)
+
+
+def _finished(b: ir.IRBuilder, sums: ir.Value, meta: ir.Value | None, bits: int) -> ir.Value:
+    """Sums that have been scaled 2^bits times too much, or, with meta, not yet."""
+    less = constant(I32, [bits] * 8)
+    return b.ashr(sums, less) if meta is None else b.mul(sums, b.ashr(b.sext(meta, sums.type), less))
+
+
 def _group(
-    b: ir.IRBuilder, w: ir.Value, meta_at: ir.Value, codes_at: ir.Value, x: ir.Value, size: ir.Value
+    b: ir.IRBuilder,
+    lines: list[ir.Value],
+    tables: list[ir.Value],
+    scales: ir.Value | None,
+    x: ir.Value,
+    size: ir.Value,
 ) -> list[ir.Value]:
-    """4 times a group's scaled sums: vector k has those of row k in its lower lane, of row k + 4 in its upper."""
-    first, second = (_load(b, w, b.add(codes_at, I64(LINE * h)), BYTES) for h in range(2))
-    meta = _load(b, w, meta_at, vector(I8, 8))
-    scales = b.bitcast(b.sext(b.and_(meta, constant(I8, [-4] * 8)), vector(I32, 8)), BYTES)
-    books = _books(b, _load(b, w, meta_at, I64))
+    """A group's sums, scaled if there are scales: vector k has row k's in its lower lane, row k + 4's in its upper."""
     sums = []
     for pair in range(2):  # of rows, in each lane
-        codes = _interleave(b, first, second, 4, upper=pair == 1)
+        codes = _interleave(b, lines[0], lines[1], 4, upper=pair == 1)
         low, high = b.and_(codes, constant(I8, [15] * 32)), b.lshr(codes, constant(I8, [4] * 32))
         for one in range(2):
             k = 2 * pair + one
-            weights = call(b, "llvm.x86.avx2.pshuf.b", BYTES, books[k], _interleave(b, low, high, 8, upper=one == 1))
+            weights = call(b, "llvm.x86.avx2.pshuf.b", BYTES, tables[k], _interleave(b, low, high, 8, upper=one == 1))
             signed = call(b, "llvm.x86.avx2.psign.b", BYTES, weights, x)
             products = call(b, "llvm.x86.avx2.pmadd.ub.sw", vector(I16, 16), size, signed)
-            scale = call(b, "llvm.x86.avx2.pshuf.b", BYTES, scales, constant(I8, [4 * k, 4 * k + 1] * 16))
-            scale = b.bitcast(scale, vector(I16, 16))
+            scale: ir.Value = constant(I16, [1] * 16)
+            if scales is not None:
+                scale = call(b, "llvm.x86.avx2.pshuf.b", BYTES, scales, constant(I8, [4 * k, 4 * k + 1] * 16))
+                scale = b.bitcast(scale, vector(I16, 16))
             sums.append(call(b, "llvm.x86.avx2.pmadd.wd", vector(I32, 8), products, scale))
     return sums
 
 
-def _books(b: ir.IRBuilder, meta: ir.Value) -> list[ir.Value]:
-    """The tables of rows (k, k + 4), k = 0..3, from their 8 meta bytes: one of 16 pairs of codebooks.
+def _tables(b: ir.IRBuilder, name: str, books: np.ndarray, bits: int, meta: ir.Value) -> list[ir.Value]:
+    """The tables of rows (k, k + 4), k = 0..3, from their 8 meta bytes: one of all pairs of books.
 
     Of a pair's 32 bytes the address is 8 times 4 times its number: the former a CPU multiplies by itself.
     """
-    pairs = b.module.globals.get("q4.pairs")
+    pairs = b.module.globals.get(name + ".pairs")
     if pairs is None:
-        entries = [_words(_BOOKS[pair & 3] + _BOOKS[pair >> 2]) for pair in range(16)]
-        pairs = ir.GlobalVariable(b.module, ir.ArrayType(I64, 64), "q4.pairs")
+        words = np.concatenate([(first, second) for second in books for first in books]).view(np.int64).reshape(-1)
+        pairs = ir.GlobalVariable(b.module, ir.ArrayType(I64, words.size), name + ".pairs")
         pairs.linkage, pairs.global_constant, pairs.align = "internal", True, 32
-        pairs.initializer = ir.Constant(pairs.type.pointee, [word for entry in entries for word in entry])
-    low = b.and_(meta, I64(0x0303030303030303))
-    fours = b.trunc(b.or_(b.shl(low, I64(2)), b.lshr(low, I64(28))), I32)
+        pairs.initializer = ir.Constant(pairs.type.pointee, words.tolist())
+    low = b.and_(meta, I64(0x0101010101010101 * (len(books) - 1)))
+    fours = b.trunc(b.or_(b.shl(low, I64(2)), b.lshr(low, I64(30 - bits))), I32)
     found = []
     for k in range(4):
         at = b.zext(b.trunc(b.lshr(fours, I32(8 * k)), I8), I64)
         found.append(b.load(b.bitcast(b.gep(pairs, [I64(0), at]), BYTES.as_pointer())))
         found[-1].align = 32
     return found
-
-
-def _words(book: list[int]) -> list[int]:
-    return np.array(book, np.int8).view(np.int64).tolist()
 
 
 def _interleave(b: ir.IRBuilder, x: ir.Value, y: ir.Value, width: int, *, upper: bool) -> ir.Value:

@@ -3,7 +3,7 @@
 `tile_product` is the only entry. One token alone meets a tile's weights as they lie; for several, formats that take
 integers are unpacked a panel at a time and multiplied with all of them, so that a weight is read from memory once for
 however many tokens there are. A token's sums are added in the same order whatever its company: a prompt computed at
-once equals one computed token by token. Products within 32 inputs are integers below 2^24, exact in float32.
+once equals one computed token by token. Products within 32 inputs add up to an int32, which becomes a float once.
 
 Shapes: w any C-contiguous u8 array, `at` the tile's first byte in it · blocks of 64 inputs, Cp = 64 * blocks
         x [T, Cp] f32, or the same quantized: q [T, Cp] i8, scale [T, Cp/32] f32, sums [T, Cp/16] i32
@@ -18,13 +18,19 @@ import numpy as np
 from cpu_runtime.kernels.panel import PANEL, SCALES, multiply
 from cpu_runtime.kernels.tile_float import add_bf16_block, add_bf16_blocks, add_f32_block, add_f32_blocks
 from cpu_runtime.kernels.tile_k4 import one_k4, unpack_k4
+from cpu_runtime.kernels.tile_q3 import one_q3, unpack_q3
 from cpu_runtime.kernels.tile_q4 import one_q4, unpack_q4
+from cpu_runtime.kernels.tile_q4c import one_q4c, unpack_q4c
 from cpu_runtime.kernels.tile_q8 import one_q8, unpack_q8
+from cpu_runtime.kernels.tile_wide import one_q5, one_q6, unpack_q5, unpack_q6
 from quant.formats import BLOCK, FORMATS, ROWS, SEGMENT
 from quant.jit import inner
 
-BF16_ID, Q8_ID, Q4_ID, K4_ID = (FORMATS[name].id for name in ("bf16", "q8", "q4", "k4"))
-READS_INT8 = frozenset({Q8_ID, Q4_ID, K4_ID})  # formats whose product takes quantized activations
+BF16_ID, K4_ID = FORMATS["bf16"].id, FORMATS["k4"].id
+Q3_ID, Q4_ID, Q4C_ID, Q5_ID, Q6_ID, Q8_ID = (FORMATS[name].id for name in ("q3", "q4", "q4c", "q5", "q6", "q8"))
+READS_INT8 = frozenset(
+    {Q3_ID, Q4_ID, Q4C_ID, Q5_ID, Q6_ID, Q8_ID, K4_ID}
+)  # formats whose product takes quantized activations
 _LOWEST_INT8 = min(READS_INT8)  # the formats before it are of floats
 _PANEL_BLOCKS = SEGMENT // BLOCK
 _ZERO = np.float32(0)
@@ -46,12 +52,7 @@ def tile_product(format_id, w, at, blocks, x, q, wide, scale, sums, tokens, firs
         panel, scales = np.empty(PANEL, np.int16), np.empty(SCALES, np.float32)
         for start in range(0, blocks, _PANEL_BLOCKS):
             end = min(start + _PANEL_BLOCKS, blocks)
-            if format_id == Q4_ID:
-                unpack_q4(w, at, blocks, start, end, panel, scales)
-            elif format_id == Q8_ID:
-                unpack_q8(w, at, start, end, panel, scales)
-            else:
-                unpack_k4(w, at, start, end, panel, scales)
+            _unpack(format_id, w, at, blocks, start, end, panel, scales)
             multiply(panel, scales, 2 * (end - start), BLOCK * start, wide, scale, tokens, first, last, out, column)
 
 
@@ -61,8 +62,34 @@ def _one_token(format_id, w, at, blocks, q, scale, sums, t, out, o):
         one_q4(w, at, blocks, q, scale, sums, t, out, o)
     elif format_id == Q8_ID:
         one_q8(w, at, blocks, q, scale, sums, t, out, o)
-    else:
+    elif format_id == K4_ID:
         one_k4(w, at, blocks, q, scale, sums, t, out, o)
+    elif format_id == Q4C_ID:
+        one_q4c(w, at, blocks, q, scale, sums, t, out, o)
+    elif format_id == Q3_ID:
+        one_q3(w, at, blocks, q, scale, sums, t, out, o)
+    elif format_id == Q5_ID:
+        one_q5(w, at, blocks, q, scale, sums, t, out, o)
+    else:
+        one_q6(w, at, blocks, q, scale, sums, t, out, o)
+
+
+@inner
+def _unpack(format_id, w, at, blocks, start, end, panel, scales):
+    if format_id == Q4_ID:
+        unpack_q4(w, at, blocks, start, end, panel, scales)
+    elif format_id == Q8_ID:
+        unpack_q8(w, at, start, end, panel, scales)
+    elif format_id == K4_ID:
+        unpack_k4(w, at, start, end, panel, scales)
+    elif format_id == Q4C_ID:
+        unpack_q4c(w, at, start, end, panel, scales)
+    elif format_id == Q3_ID:
+        unpack_q3(w, at, blocks, start, end, panel, scales)
+    elif format_id == Q5_ID:
+        unpack_q5(w, at, start, end, panel, scales)
+    else:
+        unpack_q6(w, at, start, end, panel, scales)
 
 
 @inner

@@ -1,4 +1,4 @@
-"""A q4 tile times int8 activations, or as a panel; shapes as in `tile.py` and `panel.py`."""
+"""A q4 tile times int8 activations, or as a panel; shapes as in `tile.py` and `panel.py`. `tile_q3.py` is its like."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cpu_runtime.kernels.integers import (
 )
 from cpu_runtime.kernels.panel import put_scaled
 from cpu_runtime.kernels.reductions import spread_f32
-from cpu_runtime.kernels.row_lanes import row_lane_product
+from cpu_runtime.kernels.row_lanes import row_lane_product_in
 from cpu_runtime.kernels.vectors import (
     fma,
     load_f16,
@@ -29,21 +29,21 @@ from cpu_runtime.kernels.vectors import (
     store_f32,
     to_f32,
 )
-from quant.codebooks import Q4_BOOKS
-from quant.formats import BLOCK, LINE, Q4, ROWS
+from quant.formats import BLOCK, LINE, Q4, ROWS, SEGMENT
 from quant.jit import inner
 
-Q4_BLOCK = Q4.BLOCK_BYTES
-Q4_UNIT = np.float32(2.0**-Q4.EXPONENT)
-SEGMENT_BLOCKS = 8  # blocks of 64 inputs that share a super-scale
+_Q4 = Q4()
+Q4_BLOCK, Q4_UNIT, BITS = _Q4.block_bytes, np.float32(2.0**-Q4.exponent), Q4.book_bits
+SEGMENT_BLOCKS = SEGMENT // BLOCK
 BYTES = 4 * LANES  # of a line, that one vector of int32 lanes covers
 AHEAD = SEGMENT_BLOCKS * Q4_BLOCK  # bytes from the codes in work to those asked for; half of it is 10% slower
-_look_up, _signed = look_up_in(Q4_BOOKS, OFFSET), look_up_in(Q4_BOOKS, 0)
+_row_lane_product = row_lane_product_in(_Q4)
+_look_up, _signed = look_up_in(Q4.books, OFFSET), look_up_in(Q4.books, 0)
 
 
 @inner
-def q4_head(blocks):
-    """Bytes of a q4 tile's super-scales."""
+def head_bytes(blocks):
+    """Bytes of a tile's super-scales where segments have their own: see `Coded`."""
     segments = (blocks + SEGMENT_BLOCKS - 1) // SEGMENT_BLOCKS
     return (segments * 2 * ROWS + LINE - 1) // LINE * LINE
 
@@ -51,7 +51,7 @@ def q4_head(blocks):
 @inner
 def one_q4(w, at, blocks, q, scale, sums, t, out, o):
     """One token: weights go from the look-up straight into the product."""
-    body = at + q4_head(blocks)
+    body = at + head_bytes(blocks)
     result = load_f32(out, o, ROWS)
     for start in range(0, blocks, SEGMENT_BLOCKS):
         super_scale = mul(load_f16(w, at + start // SEGMENT_BLOCKS * 2 * ROWS, ROWS), splat_f32(Q4_UNIT, ROWS))
@@ -63,7 +63,7 @@ def one_q4(w, at, blocks, q, scale, sums, t, out, o):
                 meta, codes = block_at + 2 * ROWS * half, block_at + LINE + 4 * LINE * half
                 x = t * q.shape[1] + BLOCK * block + 32 * half
                 if ROW_LANES:
-                    total = row_lane_product(w, meta, codes, q, x)
+                    total = _row_lane_product(w, meta, codes, q, x)
                 else:
                     s = 4 * block + 2 * half
                     total = _add_group(splat_i32(0, ROWS), w, meta, codes, q, x, sums[t, s])
@@ -82,6 +82,7 @@ def _add_group(total, w, meta_at, codes_at, q, x, s):
         total,
         splat_i32(-OFFSET * s, ROWS),
         meta,
+        BITS,
         _look_up(low_nibbles(a), meta),
         splat4(q, x, ROWS),
         _look_up(high_nibbles(a), meta),
@@ -100,7 +101,7 @@ def unpack_q4(w, at, blocks, start, end, panel, scales):
     The next panel's blocks are asked for, which come in while this one is multiplied.
     A sum over 32 inputs is at most 2 * 16 * 32 * 127 * 127 < 2^24.
     """
-    block_at = at + q4_head(blocks) + start * Q4_BLOCK
+    block_at = at + head_bytes(blocks) + start * Q4_BLOCK
     for block in range(start, end):
         for line in range(0, Q4_BLOCK, LINE):
             prefetch(w, block_at + AHEAD + line)
@@ -108,7 +109,7 @@ def unpack_q4(w, at, blocks, start, end, panel, scales):
             i = BLOCK * (block - start) + 16 * g
             for row in range(0, ROWS, LANES):
                 meta = spread(load_i8(w, block_at + ROWS * g + row, LANES))
-                factors = group_scales(meta)
+                factors = group_scales(meta, BITS)
                 for h in range(2):
                     codes = load_i8(w, block_at + LINE * (1 + 2 * g + h) + 4 * row, BYTES)
                     put_scaled(panel, i + 8 * h, row, _signed(low_nibbles(codes), meta), factors)

@@ -39,9 +39,9 @@ from cpu_runtime.kernels.lowering import (
     I32,
     bf16_to_f32,
     call,
-    constant,
     f16_to_f32,
     part,
+    splat,
     vector,
 )
 from quant.jit import DISABLED, cpu_features
@@ -215,21 +215,16 @@ def read_only(typing_context: Any, a: Any) -> Any:
 # --- copies of one value ---
 
 
-def _splat(b: ir.IRBuilder, scalar: ir.Value, n: int) -> ir.Value:
-    nothing = ir.Constant(vector(scalar.type, n), ir.Undefined)
-    return b.shuffle_vector(b.insert_element(nothing, scalar, I32(0)), nothing, constant(I32, [0] * n))
-
-
 @operation(lambda x, n=16: np.full(n, x, np.float32))
 def splat_f32(typing_context: Any, x: Any, n: Any = 16) -> Any:
     count = length(n)
-    return typed(Vector("f32", count), (types.float32, n), lambda b, x, *_: _splat(b, x, count))
+    return typed(Vector("f32", count), (types.float32, n), lambda b, x, *_: splat(b, x, count))
 
 
 @operation(lambda x, n=16: np.full(n, x, np.int32))
 def splat_i32(typing_context: Any, x: Any, n: Any = 16) -> Any:
     count = length(n)
-    return typed(Vector("i32", count), (types.int32, n), lambda b, x, *_: _splat(b, x, count))
+    return typed(Vector("i32", count), (types.int32, n), lambda b, x, *_: splat(b, x, count))
 
 
 def _splat_word(element: str) -> Callable[..., Any]:
@@ -242,7 +237,7 @@ def _splat_word(element: str) -> Callable[..., Any]:
         def generate(context: Any, b: ir.IRBuilder, signature: Any, values: Any) -> ir.Value:
             word = b.load(_pointer(context, b, signature.args[0], values[0], values[1], I32))
             word.align = 1
-            return b.bitcast(_splat(b, word, count), to.llvm)
+            return b.bitcast(splat(b, word, count), to.llvm)
 
         return to(a, types.intp, types.intp if isinstance(n, int) else n), generate
 

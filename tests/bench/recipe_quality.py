@@ -17,7 +17,7 @@ from cpu_runtime import Engine
 from tests.conftest import FIXTURES, quantize
 from tests.recordings import CHECKPOINTS, logits
 
-RECIPES = ("bf16", "int8", "int4")
+RECIPES = ("bf16", "int8", "int4-large", "int4", "int4-small")
 
 
 def log_softmax(x: np.ndarray) -> np.ndarray:

@@ -2,14 +2,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from quant.checkpoint import Checkpoint
+from quant.convert import convert
 from quant.errors import UsageError
-from quant.recipe import built_in, load_recipe
+from quant.plan import Dense, Plan
+from quant.recipe import Recipe, built_in, load_recipe
+from tests.reference_encodings import write_checkpoint
 
 
 def test_built_in_recipes_load() -> None:
-    assert built_in() == ["bf16", "int4", "int8"]
+    assert built_in() == ["bf16", "int4", "int4-large", "int4-small", "int8"]
     assert all(load_recipe(name).description for name in built_in())
 
 
@@ -20,6 +25,7 @@ def test_built_in_recipes_load() -> None:
         ('[formats]\nexpert = "q9"', "expert = 'q9': no such format"),
         ('[formats]\nexpert = ["q4"]', "no such format"),
         ('[formats]\nexperts = "q4"', "unknown role 'experts'"),
+        ('[formats]\n"expert.side" = "q4"', "unknown role 'expert.side'"),
         ("[formats", "mine.toml"),
         ("other = 1\n[formats]", "unknown key 'other'"),
         ('description = "none"', "needs a table"),
@@ -31,3 +37,21 @@ def test_what_is_wrong_with_a_recipe_is_named(text: str, message: str, tmp_path:
     with pytest.raises(UsageError, match="mine.toml") as caught:
         load_recipe(str(recipe))
     assert message in str(caught.value)
+
+
+def test_a_part_of_an_expert_goes_before_the_expert() -> None:
+    recipe = Recipe("mine", "", {"expert": "q4", "expert.down": "q6"})
+    assert [recipe.format(f"expert.{part}", "BF16").name for part in ("gate", "up", "down")] == ["q4", "q4", "q6"]
+    assert recipe.format("expert.down", "INT4").name == "k4"
+    assert recipe.format("attention", "BF16").name == "bf16"
+
+
+def test_three_bits_are_refused_without_statistics(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "m", {"x.weight": np.ones((16, 64), np.float32)})
+    plan, recipe = Plan((Dense("x", "x.weight", "attention", (16, 64)),), ()), Recipe("mine", "", {"attention": "q3"})
+    with Checkpoint.open(folder) as source, pytest.raises(UsageError, match="attention = 'q3' needs stat") as caught:
+        convert(source, plan, recipe, tmp_path / "out")
+    assert "int4-small" in str(caught.value.hint)
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+    for name in built_in():
+        load_recipe(name).check_statistics()

@@ -15,29 +15,30 @@ from tests import reference
 from tests.packing import packed
 
 INNER, WIDTH, COLS, EXPERTS = 72, 96, 192, 3
+PARTS = [(name, name, name) for name in FORMATS] + [("q4", "q4", "q6")]
 
 
 def gaussian(*shape: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape, np.float32)
 
 
-def records(name: str) -> tuple[np.ndarray, Networks, list[list[np.ndarray]]]:
+def records(names: tuple[str, str, str]) -> tuple[np.ndarray, Networks, list[list[np.ndarray]]]:
     """(records, how they are laid out, each expert's gate, up and down as stored)."""
-    form = FORMATS[name]
+    forms = [FORMATS[name] for name in names]
     shapes = [(INNER, COLS), (INNER, COLS), (WIDTH, padded(INNER))]
     weights = [[gaussian(*shape, seed=3 * e + i) for i, shape in enumerate(shapes)] for e in range(EXPERTS)]
-    stored = [[packed(name, matrix).reshape(-1) for matrix in expert] for expert in weights]
+    stored = [[packed(n, matrix).reshape(-1) for n, matrix in zip(names, expert, strict=True)] for expert in weights]
     offsets = np.cumsum([0, *(part.size for part in stored[0])]).tolist()
     rows = np.stack([np.concatenate(expert) for expert in stored])
-    networks = Networks.of([(form, *shape, at) for shape, at in zip(shapes, offsets[:3], strict=True)])
-    restored = [[form.unpack(packed(name, m), *m.shape) for m in expert] for expert in weights]
+    networks = Networks.of([(f, *shape, at) for f, shape, at in zip(forms, shapes, offsets[:3], strict=True)])
+    restored = [[f.unpack(packed(f.name, m), *m.shape) for f, m in zip(forms, e, strict=True)] for e in weights]
     return rows, networks, restored
 
 
-@pytest.mark.parametrize("name", FORMATS)
-def test_feed_forward_is_its_steps_bit_for_bit(name: str) -> None:
-    rows, networks, restored = records(name)
-    form, x = FORMATS[name], Activations(gaussian(1, COLS, seed=50))
+@pytest.mark.parametrize("names", PARTS, ids="-".join)
+def test_feed_forward_is_its_steps_bit_for_bit(names: tuple[str, str, str]) -> None:
+    rows, networks, restored = records(names)
+    ids, x = [FORMATS[name].id for name in names], Activations(gaussian(1, COLS, seed=50))
     slots, members = np.array([2, 0], np.int32), np.array([1, 3], np.int32)
     out = np.full((4, ROWS * tiles(WIDTH)), np.nan, np.float32)
     networks.answer((rows, rows, rows), slots, members, x, out)
@@ -46,11 +47,11 @@ def test_feed_forward_is_its_steps_bit_for_bit(name: str) -> None:
     starts, tokens = np.array([0, 1, 2], np.int32), np.zeros(2, np.int32)
     steps = [np.zeros((2, n), np.float32) for n in (padded(INNER), padded(INNER), ROWS * tiles(WIDTH))]
     for i in range(2):
-        arrays = x.for_format(form.id)
-        grouped_matmul(form.id, rows, networks.offsets[i], INNER, slots, starts, *arrays, tokens, steps[i])
+        arrays = x.for_format(ids[i])
+        grouped_matmul(ids[i], rows, networks.offsets[i], INNER, slots, starts, *arrays, tokens, steps[i])
     swiglu(steps[0], steps[1], steps[0])
-    arrays, tokens = Activations(steps[0]).for_format(form.id), np.arange(2, dtype=np.int32)
-    grouped_matmul(form.id, rows, networks.offsets[2], WIDTH, slots, starts, *arrays, tokens, steps[2])
+    arrays, tokens = Activations(steps[0]).for_format(ids[2]), np.arange(2, dtype=np.int32)
+    grouped_matmul(ids[2], rows, networks.offsets[2], WIDTH, slots, starts, *arrays, tokens, steps[2])
     assert np.array_equal(out[members], steps[2])
 
     expected = reference.feed_forward(*restored[2], x.x[0])
@@ -58,7 +59,7 @@ def test_feed_forward_is_its_steps_bit_for_bit(name: str) -> None:
 
 
 def test_any_number_of_threads_gives_the_same_bits() -> None:
-    rows, networks, _ = records("q4")
+    rows, networks, _ = records(("q4", "q4", "q4"))
     slots = np.arange(EXPERTS, dtype=np.int32)
     found = []
     try:

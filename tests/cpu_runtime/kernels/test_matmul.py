@@ -18,7 +18,7 @@ from tests.conftest import ROOT
 from tests.packing import packed
 
 SHAPES = [(1, 64), (16, 64), (40, 192), (33, 600), (16, 1100), (50, 80)]
-INTEGER = ("q4", "q8", "k4")
+INTEGER = ("q3", "q4", "q4c", "q5", "q6", "q8", "k4")
 
 
 def gaussian(*shape: int, seed: int = 0) -> np.ndarray:

@@ -1,0 +1,139 @@
+"""One row of a tile back as floats, a weight at a time: what an embedding is."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cpu_runtime.kernels.tile import BF16_ID, K4_ID, Q3_ID, Q4_ID, Q4C_ID, Q5_ID, Q6_ID, Q8_ID
+from cpu_runtime.kernels.tile_k4 import K4_BLOCK, ZERO
+from cpu_runtime.kernels.tile_q3 import Q3_BLOCK, Q3_UNIT
+from cpu_runtime.kernels.tile_q4 import Q4_BLOCK, Q4_UNIT, head_bytes
+from cpu_runtime.kernels.tile_q4c import Q4C_BLOCK, Q4C_HEAD, Q4C_UNIT
+from cpu_runtime.kernels.tile_q8 import Q8_BLOCK
+from cpu_runtime.kernels.tile_wide import Q5_BLOCK, Q6_BLOCK, WIDE_HEAD, WIDE_UNIT
+from quant.codebooks import Q3_BOOKS, Q4_BOOKS, Q4C_BOOKS, Q5_BOOK, Q6_BOOK
+from quant.formats import BLOCK, LINE, ROWS, SEGMENT
+from quant.half import half_value
+from quant.jit import inner
+
+
+@inner
+def read_row(format_id, tile, r, out):
+    """out = row r of the tile.
+
+    Shapes: tile [bytes] u8 · out [Cp] f32, a whole number of blocks
+    """
+    if format_id == Q4_ID:
+        _read_q4(tile, r, out)
+    elif format_id == Q8_ID:
+        _read_q8(tile, r, out)
+    elif format_id == K4_ID:
+        _read_k4(tile, r, out)
+    elif format_id == Q4C_ID:
+        _read_q4c(tile, r, out)
+    elif format_id == Q3_ID:
+        _read_q3(tile, r, out)
+    elif format_id == Q5_ID:
+        _read_q5(tile, r, out)
+    elif format_id == Q6_ID:
+        _read_q6(tile, r, out)
+    else:
+        _read_float(tile, r, 2 if format_id == BF16_ID else 4, out)
+
+
+@inner
+def _read_q3(tile, r, out):
+    head = head_bytes(out.size // BLOCK)
+    for c in range(out.size):
+        block = head + c // BLOCK * Q3_BLOCK
+        meta = np.int8(tile[block + ROWS * (c % BLOCK // 16) + r])
+        line, shift = c % 32 // 8, c // 4 % 2 * 4
+        at = block + LINE * (1 + 3 * (c % BLOCK // 32)) + 4 * r + c % 4
+        if line < 3:
+            code = tile[at + LINE * line] >> shift & 7
+        else:
+            code = (
+                tile[at] >> shift >> 3 & 1 | tile[at + LINE] >> shift >> 2 & 2 | tile[at + 2 * LINE] >> shift >> 1 & 4
+            )
+        super_scale = _half(tile, c // SEGMENT * 2 * ROWS + 2 * r) * Q3_UNIT
+        out[c] = np.float32(np.int32(Q3_BOOKS[meta & 7, code]) * np.int32(meta >> 3)) * super_scale
+
+
+@inner
+def _read_q4(tile, r, out):
+    head = head_bytes(out.size // BLOCK)
+    for c in range(out.size):
+        block = head + c // BLOCK * Q4_BLOCK
+        meta = np.int8(tile[block + ROWS * (c % BLOCK // 16) + r])
+        code = _nibble(tile, block, r, c % BLOCK)
+        super_scale = _half(tile, c // SEGMENT * 2 * ROWS + 2 * r) * Q4_UNIT
+        out[c] = np.float32(np.int32(Q4_BOOKS[meta & 3, code]) * np.int32(meta >> 2)) * super_scale
+
+
+@inner
+def _read_q4c(tile, r, out):
+    super_scale = _half(tile, 2 * r) * Q4C_UNIT
+    for c in range(out.size):
+        block, i = Q4C_HEAD + c // 128 * Q4C_BLOCK, c % 128
+        meta = np.int8(tile[block + ROWS * (i // 32) + r])
+        code = _nibble(tile, block, r, i)
+        out[c] = np.float32(np.int32(Q4C_BOOKS[meta & 3, code]) * np.int32(meta >> 2)) * super_scale
+
+
+@inner
+def _read_q5(tile, r, out):
+    super_scale = _half(tile, 2 * r) * WIDE_UNIT
+    for c in range(out.size):
+        block, i = WIDE_HEAD + c // BLOCK * Q5_BLOCK, c % BLOCK
+        above = tile[block + LINE * (9 + i // 32) + 4 * r + i % 4] >> (i // 4 % 8) & 1
+        scale = np.int32(np.int8(tile[block + ROWS * (i // 16) + r]))
+        out[c] = np.float32(np.int32(Q5_BOOK[0, _nibble(tile, block, r, i) | above << 4]) * scale) * super_scale
+
+
+@inner
+def _read_q6(tile, r, out):
+    super_scale = _half(tile, 2 * r) * WIDE_UNIT
+    for c in range(out.size):
+        block, i = WIDE_HEAD + c // BLOCK * Q6_BLOCK, c % BLOCK
+        above = tile[block + LINE * (9 + i // 16) + 4 * r + i % 4] >> (i // 4 % 4 * 2) & 3
+        scale = np.int32(np.int8(tile[block + ROWS * (i // 16) + r]))
+        out[c] = np.float32(np.int32(Q6_BOOK[0, _nibble(tile, block, r, i) | above << 4]) * scale) * super_scale
+
+
+@inner
+def _read_k4(tile, r, out):
+    for c in range(out.size):
+        block = c // BLOCK * K4_BLOCK
+        at = block + c % BLOCK // 32 * 2 * ROWS + 2 * r
+        bits = np.uint32(tile[at]) << np.uint32(16) | np.uint32(tile[at + 1]) << np.uint32(24)
+        out[c] = np.float32(np.int32(_nibble(tile, block, r, c % BLOCK)) - ZERO) * np.uint32(bits).view(np.float32)
+
+
+@inner
+def _nibble(tile, block, r, i):
+    """The code of input i of the block of 4-bit codes that begins with a line of something else."""
+    return tile[block + LINE * (1 + i // 8) + 4 * r + i % 4] >> (4 * (i // 4 % 2)) & 15
+
+
+@inner
+def _read_q8(tile, r, out):
+    for c in range(out.size):
+        block, i = c // BLOCK * Q8_BLOCK, c % BLOCK
+        code = np.int8(tile[block + LINE * (1 + i // 4) + 4 * r + i % 4])
+        out[c] = np.float32(code) * _half(tile, block + i // 32 * 2 * ROWS + 2 * r)
+
+
+@inner
+def _read_float(tile, r, width, out):
+    """bf16 (2 bytes wide) is the upper half of an f32 (4 bytes)."""
+    for c in range(out.size):
+        bits = np.uint32(0)
+        for byte in range(width):
+            bits |= np.uint32(tile[(ROWS * c + r) * width + byte]) << np.uint32(8 * (4 - width + byte))
+        out[c] = np.uint32(bits).view(np.float32)
+
+
+@inner
+def _half(tile, at):
+    """The float16 of at least 0 in two bytes."""
+    return half_value(np.uint32(tile[at]) | np.uint32(tile[at + 1]) << np.uint32(8))

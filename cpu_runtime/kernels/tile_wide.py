@@ -1,0 +1,117 @@
+"""A q5 or q6 tile times int8 activations, or as a panel; shapes as in `tile.py` and `panel.py`.
+
+Codes are nibbles, as in q4, and one or two bits more in lines of their own: these choose among the parts of the one
+book as q4's meta bytes choose a book. Scales are whole bytes: a sum over 32 inputs is an int32, at most
+32 * 127 * 127 * 127 < 2^26, rounded once where it becomes a float, the same for one token and for many.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from cpu_runtime.kernels.cpu import LANES, OFFSET
+from cpu_runtime.kernels.integers import (
+    fields,
+    group_scales,
+    high_nibbles,
+    look_up_in,
+    low_nibbles,
+    scaled_dot,
+    spread,
+)
+from cpu_runtime.kernels.panel import put_scaled
+from cpu_runtime.kernels.tile_q4 import BYTES
+from cpu_runtime.kernels.vectors import (
+    fma,
+    load_f16,
+    load_f32,
+    load_i8,
+    mul,
+    prefetch,
+    splat4,
+    splat_f32,
+    splat_i32,
+    store_f32,
+    to_f32,
+)
+from quant.formats import LINE, Q5, Q6, ROWS, Coded
+from quant.jit import inner
+
+Q5_BLOCK, Q6_BLOCK = Q5().block_bytes, Q6().block_bytes
+WIDE_HEAD, WIDE_UNIT = Q5().head_bytes(1), np.float32(2.0**-Q5.exponent)  # one super-scale a row
+
+
+def _kernels_of(form: Coded) -> tuple[Any, Any]:
+    """(one, unpack): like `one_q8` and `unpack_q8`."""
+    block_bytes = form.block_bytes
+    more = form.books.shape[1].bit_length() - 5  # bits of a code beyond 4
+    ahead = 8 * block_bytes  # from the block in work to the one asked for
+    first, second, third, fourth = (look_up_in(form.books, OFFSET, more * quad) for quad in range(4))
+    signed_low, signed_high = look_up_in(form.books, 0), look_up_in(form.books, 0, more)
+
+    @inner
+    def one(w, at, blocks, q, scale, sums, t, out, o):
+        """One token: out[o : o + 16] += tile · token t."""
+        result = load_f32(out, o, ROWS)
+        super_scale = mul(load_f16(w, at, ROWS), splat_f32(WIDE_UNIT, ROWS))
+        for block in range(blocks):
+            block_at = at + WIDE_HEAD + block * block_bytes
+            for line in range(0, block_bytes, LINE):
+                prefetch(w, block_at + line + ahead)
+            for half in range(2 * block, 2 * block + 2):
+                total = splat_i32(0, ROWS)
+                for group in range(2 * half, 2 * half + 2):
+                    total = add_group(total, w, block_at, group & 3, q, t * q.shape[1] + 16 * group, sums[t, group])
+                result = fma(to_f32(total), mul(super_scale, splat_f32(scale[t, half], ROWS)), result)
+        store_f32(out, o, result)
+
+    @inner
+    def add_group(total, w, block, g, q, x, s):
+        """total += the scale of group g of a block * its 16 inputs · the token's."""
+        meta = spread(load_i8(w, block + ROWS * g, ROWS))
+        a, b = load_i8(w, block + LINE * (1 + 2 * g), LINE), load_i8(w, block + LINE * (2 + 2 * g), LINE)
+        bit = 4 * more * g
+        above = fields(load_i8(w, block + LINE * (9 + (bit >> 3)), LINE), bit & 7)
+        return scaled_dot(
+            total,
+            splat_i32(-OFFSET * s, ROWS),
+            meta,
+            0,
+            first(low_nibbles(a), above),
+            splat4(q, x, ROWS),
+            second(high_nibbles(a), above),
+            splat4(q, x + 4, ROWS),
+            third(low_nibbles(b), above),
+            splat4(q, x + 8, ROWS),
+            fourth(high_nibbles(b), above),
+            splat4(q, x + 12, ROWS),
+        )
+
+    @inner
+    def unpack(w, at, start, end, panel, scales):
+        """Blocks start .. end - 1 of the tile as a panel: codes to weights, times group scales."""
+        super_scale = mul(load_f16(w, at, ROWS), splat_f32(WIDE_UNIT, ROWS))
+        for group in range(4 * (end - start)):
+            block, g = at + WIDE_HEAD + (start + (group >> 2)) * block_bytes, group & 3
+            store_f32(scales, ROWS * (group >> 1), super_scale)
+            if g == 0:
+                for line in range(0, block_bytes, LINE):  # the next panel's: they come in while this one is multiplied
+                    prefetch(w, block + line + ahead)
+            for row in range(0, ROWS, LANES):
+                meta = spread(load_i8(w, block + ROWS * g + row, LANES))
+                factors, bit = group_scales(meta, 0), 4 * more * g
+                above = fields(load_i8(w, block + LINE * (9 + (bit >> 3)) + 4 * row, BYTES), bit & 7)
+                for line in range(2):
+                    codes = load_i8(w, block + LINE * (1 + 2 * g + line) + 4 * row, BYTES)
+                    i = 16 * group + 8 * line
+                    put_scaled(panel, i, row, signed_low(low_nibbles(codes), above), factors)
+                    put_scaled(panel, i + 4, row, signed_high(high_nibbles(codes), above), factors)
+                    above = fields(above, 2 * more)
+
+    return one, unpack
+
+
+one_q5, unpack_q5 = _kernels_of(Q5())
+one_q6, unpack_q6 = _kernels_of(Q6())
