@@ -12,6 +12,7 @@ import numpy as np
 
 from quant.encoding import Encoding, Int4, Plain, find
 from quant.errors import CheckpointError, ModelNotFound, UnsupportedError
+from quant.not_finite import NotFinite
 from quant.quantization_config import QuantizationConfig
 from quant.safetensors_file import AGAIN, TensorInfo, read_header
 
@@ -96,9 +97,9 @@ class Checkpoint:
         assert isinstance(encoding, Int4)
         return encoding.raw(self._read, start, stop)
 
-    def fault(self, name: str, start: int, stop: int, expert: int | None = None) -> str | None:
-        """The first thing in rows start..stop that is not a finite number, as a message."""
-        return self.encoding(name).fault(self._read, start, stop, expert or 0)
+    def not_finite(self, name: str, expert: int | None = None) -> NotFinite | None:
+        """What of a matrix, or of one expert's in a fused one, is not a finite number."""
+        return self.encoding(name).not_finite(self._read, expert or 0)
 
     def _read(self, info: TensorInfo, start: int, size: int) -> np.ndarray:
         assert 0 <= start <= start + size <= info.bytes

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any
 
 from quant.errors import ResourceError, UsageError
+from quant.report import Sums
 
 RESUME = "free some space and run the same command again: it goes on where it stopped"
 
@@ -92,12 +93,13 @@ class Journal:
     def __init__(self, folder: Path, fingerprint: str) -> None:
         self._path = folder / self.NAME
         self.finished: dict[str, dict[str, Any]] = {}
+        self.sums = Sums()  # errors of the matrices in finished files
         lines = self._lines()
         if lines and lines[0].get("fingerprint") == fingerprint:
             for line in lines[1:]:
                 path = folder / line["file"]
-                if path.exists() and path.stat().st_size == line["bytes"]:
-                    self.finished[line["file"]] = line
+                if "sums" in line and path.exists() and path.stat().st_size == line["bytes"]:
+                    self._note(line)
             return
         for stale in folder.iterdir():
             if stale.name != LOCK:
@@ -119,7 +121,11 @@ class Journal:
     def add(self, entry: dict[str, Any]) -> None:
         """Record a finished file."""
         self._append(entry)
+        self._note(entry)
+
+    def _note(self, entry: dict[str, Any]) -> None:
         self.finished[entry["file"]] = entry
+        self.sums.update(entry["sums"])
 
     def _append(self, entry: dict[str, Any]) -> None:
         with self._path.open("a") as file:

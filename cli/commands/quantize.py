@@ -27,14 +27,15 @@ def quantize(
 
     It is written a layer at a time; a stopped run goes on where it was.
     """
-    from cli import store
+    from cli import errors, store
     from cli.names import is_path
     from cpu_runtime import plan_for
     from cpu_runtime.text import tokenizer
-    from quant.checkpoint import Checkpoint
+    from quant.checkpoint import Checkpoint, read_json
     from quant.convert import convert
     from quant.preview import preview
     from quant.recipe import load_recipe
+    from quant.report import REPORT
 
     chosen = load_recipe(recipe)
     folder, origin = store.find_source(source)
@@ -50,10 +51,15 @@ def quantize(
             output.say(f"warning: {folder} has no {files}; the model will answer token ids only, not text")
         if not dry_run:
             with output.progress("quantizing", sizes.output_bytes) as advance:
-                convert(checkpoint, plan, chosen, target, source=origin, on_progress=lambda p: advance(p.done))
+                convert(
+                    checkpoint, plan, chosen, target,
+                    source=origin, on_progress=lambda p: advance(p.done), on_file=errors.show_file,
+                )  # fmt: skip
+    report = {} if dry_run else read_json(target / REPORT)
     if json:
-        output.as_json({"path": str(target), "made": not dry_run, **_to_json(sizes)})
+        output.as_json({"path": str(target), "made": not dry_run, **_to_json(sizes), "report": report})
     elif not dry_run:
+        errors.show_report(report, to_stderr=True)
         output.line(str(target))
         output.say(f"next: moe chat {target if is_path(name) else name}")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -22,15 +21,11 @@ from quant.convert import convert, partial_folder
 from quant.errors import CheckpointError, ResourceError, UnsupportedError, UsageError
 from quant.preview import preview
 from quant.recipe import load_recipe
-from tests.checkpoints import bf16, change_json, copy_of, header_of, write_safetensors
+from tests.checkpoints import bf16, change_json, copy_of, digests, header_of, write_safetensors
 from tests.conftest import DEMO, FIXTURES, ROOT, Quantized, quantize
 
 FUSED = FIXTURES / "qwen3_5_fused"
 PREFIX = "model.language_model."
-
-
-def digests(folder: Path) -> dict[str, str]:
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
 
 
 @pytest.mark.parametrize("name", ["qwen3_5_fused", "qwen3_5_per_expert"])
