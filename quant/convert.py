@@ -56,14 +56,15 @@ def convert(
     out: Path,
     *,
     source: str = "",
+    resume: str = "",
     on_progress: Callable[[Progress], None] = lambda progress: None,
     on_file: Callable[[str, Sums], None] = lambda file, sums: None,
 ) -> Path:
     """Write the quantized model to the new folder `out` and return it; `source` names the origin in the manifest.
 
-    `on_file` is told the errors of the matrices in each file that is finished. Raises UsageError where `out` exists,
-    CheckpointError for a faulty source, ResourceError where the disk is full; after an error or a kill the same call
-    resumes.
+    `resume` is what a person runs to go on after a stop. `on_file` is told the errors of the matrices in each file that
+    is finished. Raises UsageError where `out` exists, CheckpointError for a faulty source, ResourceError where the disk
+    is full; after an error or a kill the same call resumes.
     """
     check(plan, checkpoint)
     if out.exists():
@@ -75,7 +76,7 @@ def convert(
         raise ResourceError(f"can't write {partial.parent}: {error.strerror}") from error
     with locked(partial):
         try:
-            _convert(checkpoint, plan, recipe, partial, source, on_progress, on_file)
+            _convert(checkpoint, plan, recipe, partial, source, resume, on_progress, on_file)
         except BaseException:
             if not any(partial.glob("*.safetensors")):  # nothing to go on with
                 shutil.rmtree(partial)
@@ -97,12 +98,13 @@ def _convert(
     recipe: Recipe,
     folder: Path,
     source: str,
+    resume: str,
     on_progress: Callable[[Progress], None],
     on_file: Callable[[str, Sums], None],
 ) -> None:
-    journal = Journal(folder, _fingerprint(checkpoint, plan, recipe))
     jobs = _jobs(checkpoint, plan, recipe)
     total = sum(job.size for job in jobs)
+    journal = Journal(folder, _fingerprint(checkpoint, plan, recipe), {"resume": resume, "total": total})
     resumed = done = sum(job.size for job in jobs if job.file in journal.finished)
     free = shutil.disk_usage(folder).free
     if free < total - done + SPARE:

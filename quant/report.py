@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from quant import layout
+from quant.checkpoint import read_json
+from quant.errors import CheckpointError
 from quant.formats import FORMATS
 from quant.plan import Plan
 from quant.recipe import Recipe
-from quant.role_sizes import RoleSize, dense_bytes, role_sizes
+from quant.role_sizes import RoleSize, dense_bytes, role_sizes, total
 
 REPORT = "report.json"
 WORST = 10  # matrices that are named
@@ -74,10 +77,9 @@ def report(plan: Plan, recipe: Recipe, source: layout.Source, sums: Sums) -> dic
     for layer in plan.experts:
         by_role.setdefault("expert", []).extend(sums[name] for name in _matrices(layer.layer, experts))
     sizes = role_sizes(dense, experts)
-    total = RoleSize("total", sum(size.weights for size in sizes), sum(size.bytes for size in sizes), ())
     worst = sorted(sums, key=lambda name: -sums.error(name))[:WORST]
     return {
-        "total": _size(total, sums.total()),
+        "total": _size(total(sizes), sums.total()),
         "roles": {
             size.role: {
                 **_size(size, relative_error(by_role.get(size.role, []))),
@@ -95,6 +97,24 @@ def report(plan: Plan, recipe: Recipe, source: layout.Source, sums: Sums) -> dic
             for layer in plan.experts
         },
     }
+
+
+def read_report(folder: Path) -> dict[str, Any] | None:
+    """The report in a model's folder, None where there is none; raises CheckpointError where it is no report."""
+    path = folder / REPORT
+    if not path.exists():
+        return None
+    found = read_json(path)
+    roles, worst, total = found.get("roles"), found.get("worst"), found.get("total")
+    sound = isinstance(roles, dict) and all(map(_has_error, [*roles.values(), total])) and isinstance(worst, list)
+    if not sound or not all(_has_error(one) and isinstance(one.get("matrix"), str) for one in worst or ()):
+        raise CheckpointError(f"{REPORT}: it lacks 'total', 'roles' or 'worst' with their errors")
+    return found
+
+
+def _has_error(entry: Any) -> bool:
+    error = entry.get("relative_error") if isinstance(entry, dict) else None
+    return isinstance(error, float) and 0 <= error < math.inf
 
 
 def _matrices(layer: int, experts: dict[str, Any]) -> Iterable[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -45,6 +46,12 @@ def role_sizes(dense: dict[str, Any], experts: dict[str, Any]) -> tuple[RoleSize
         for role, all_ in found.items()
     ]
     return tuple(sorted(sizes, key=lambda size: -size.bytes))
+
+
+def total(sizes: Iterable[RoleSize]) -> RoleSize:
+    """All roles together."""
+    sizes = list(sizes)
+    return RoleSize("total", sum(size.weights for size in sizes), sum(size.bytes for size in sizes), ())
 
 
 def dense_bytes(entry: dict[str, Any]) -> int:
