@@ -66,9 +66,10 @@ def decibels(error: float) -> float:
 
 
 def report(plan: Plan, recipe: Recipe, source: layout.Source, sums: Sums) -> dict[str, Any]:
-    """The report's JSON object; see `quant/FORMAT.md` for its keys."""
+    """The report's JSON object, which depends on no order of `sums`; see `quant/FORMAT.md` for its keys."""
     from quant.manifest import tensors
 
+    sums = Sums(sorted(sums.items()))  # whatever order they came in, they add up to the same bits
     dense, experts = tensors(plan, recipe, source)
     by_role: dict[str, list[list[float]]] = {}
     for name, entry in dense.items():

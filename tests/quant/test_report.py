@@ -19,7 +19,7 @@ from quant.errors import CheckpointError
 from quant.formats import ENCODABLE
 from quant.not_finite import find, joined
 from quant.recipe import load_recipe
-from quant.report import REPORT, Sums, decibels
+from quant.report import REPORT, Sums, decibels, expert_matrix, report
 from quant.source_rows import dense_rows, part_rows
 from tests.checkpoints import copy_of, digests, header_of
 from tests.conftest import DEMO, FIXTURES, Quantized, quantize
@@ -99,6 +99,23 @@ def test_totals_and_the_worst(quantized: Quantized) -> None:
     layers = found["experts"].values()
     assert worst[0]["relative_error"] == max(part["worst"] for layer in layers for part in layer.values())
     assert 24 < decibels(roles["expert"]["relative_error"]) < 26
+
+
+def test_the_order_in_which_matrices_came_makes_no_difference() -> None:
+    with Checkpoint.open(FUSED) as source:
+        plan, recipe = plan_for(source.config, source.names), load_recipe("int4")
+        names = [dense.name for dense in plan.dense if dense.kind == "matrix"]
+        names += [
+            expert_matrix(layer.layer, expert, part.name)
+            for layer in plan.experts
+            for expert in range(layer.n_experts)
+            for part in layer.parts
+        ]
+        rng = np.random.default_rng(0)
+        sums = {name: [float(rng.integers(1, 4)), 10.0 + rng.random()] for name in names}
+        sums |= dict.fromkeys(names[-5:], [9.0, 10.0])
+        backwards = Sums(reversed(sums.items()))
+        assert report(plan, recipe, source, Sums(sums)) == report(plan, recipe, source, backwards)
 
 
 def test_each_finished_file_is_told_and_kept(tmp_path: Path, quantized: Quantized) -> None:
