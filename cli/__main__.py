@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from io import TextIOWrapper
 
 from quant.errors import EXIT_INTERRUPTED, MoeError
 
@@ -24,6 +25,8 @@ def run() -> int:
     from cli.app import app
     from cli.output import complain
 
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names in a downloaded file can hold what is no text
     try:
         code = app(standalone_mode=False)
         sys.stdout.flush()

@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from time import monotonic
 from typing import IO, Any
 
 # Everything that moves the cursor, sets colours or titles; tab and newline are text.
@@ -89,39 +90,52 @@ def weights(count: int) -> str:
 
 
 @contextmanager
-def progress(title: str, total: int, *, done: int = 0) -> Iterator[Callable[[int], None]]:
-    """A bar of bytes on stderr with rate and time left; yields a function to call with the bytes done so far.
+def progress(
+    title: str, total: int, *, done: int = 0, amount: Callable[[float], str] = size
+) -> Iterator[Callable[..., None]]:
+    """A bar on stderr with rate and time left; yields a function to call with what is done so far, and with a note.
 
-    Where stderr is not a terminal, a line every tenth of the way.
+    `total` and `done` are bytes, unless `amount` writes them as something else. Where stderr is not a terminal, a line
+    every tenth of the way.
     """
     if not is_terminal(sys.stderr):
-        yield _tenths(title, total, done)
+        yield _tenths(title, total, done, amount)
         return
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+    from rich.text import Text
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
+    class Amounts(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            speed = task.finished_speed or task.speed
+            rate = f", {amount(speed)}/s" if speed else ""
+            return Text(f"{amount(task.completed)} of {amount(task.total or 0)}{rate}")
+
+    note = TextColumn("{task.fields[note]}", markup=False)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), Amounts(), TimeRemainingColumn(), note)
     with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
-        task = bars.add_task(clean(title).replace("[", r"\["), total=total, completed=done)
-        yield lambda now: bars.update(task, completed=now)
+        task = bars.add_task(clean(title), total=total, completed=done, note="")
+        yield lambda now, note="": bars.update(task, completed=now, note=clean(note))
 
 
-def _tenths(title: str, total: int, done: int) -> Callable[[int], None]:
-    shown = 10 * done // total if total else 0
+def _tenths(title: str, total: int, done: int, amount: Callable[[float], str]) -> Callable[..., None]:
+    shown, start = 10 * done // total if total else 0, monotonic()
 
-    def update(now: int) -> None:
+    def update(now: int, note: str = "") -> None:
         nonlocal shown
         if total and 10 * now // total > shown:
             shown = 10 * now // total
-            say(f"{title}: {10 * shown}% of {size(total)}")
+            left = (monotonic() - start) * (total - now) / max(now - done, 1)
+            rest = f", {_duration(left)} left" if now < total else ""
+            say(f"{title}: {10 * shown}% of {amount(total)}{rest}{f', {note}' if note else ''}")
 
     return update
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 @contextmanager

@@ -9,10 +9,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cli.names import check_store_name, is_hub_name, is_path, nearest, parse_hub_name
 from quant.errors import ModelNotFound, UsageError
+
+if TYPE_CHECKING:
+    from quant.writer import Unfinished
 
 PARTIAL = ".partial"
 
@@ -59,13 +62,22 @@ class Stored:
         return datetime.fromtimestamp(self.path.stat().st_mtime, UTC)
 
     @property
+    def unfinished(self) -> Unfinished | None:
+        """How far its conversion came; None for a whole model."""
+        from quant.writer import unfinished
+
+        return None if self.complete else unfinished(self.path)
+
+    @property
     def manifest(self) -> dict[str, Any]:
         """Its manifest; empty where there is none that can be read."""
+        from quant.errors import CheckpointError
+        from quant.manifest_file import read_manifest
+
         try:
-            value = json.loads((self.path / "manifest.json").read_text())
-        except (OSError, ValueError):
+            return read_manifest(self.path)
+        except CheckpointError:
             return {}
-        return value if isinstance(value, dict) else {}
 
 
 def folder_bytes(path: Path) -> int:
@@ -102,7 +114,7 @@ def find_stored(name: str) -> Stored:
     close = nearest(name, names) or names[:3]
     hint = f"here: {', '.join(close)}" if close else "there is none here yet; try: moe demo, or moe pull ORG/NAME"
     if any(model.name.lower() == name.lower() for model in stored()):
-        hint = "its conversion was stopped; run the same moe quantize command again to finish it"
+        hint = "its conversion was stopped; moe list says what goes on with it"
     raise ModelNotFound(f"no model {name!r}", hint=hint)
 
 
@@ -121,6 +133,12 @@ def find_source(text: str) -> tuple[Path, str]:
         name = parse_hub_name(text)
         for note in sources():
             if note["repo"] == name.repo and name.revision in (None, note["revision"]):
+                missing = missing_shards(Path(note["path"]))
+                if missing:
+                    raise ModelNotFound(
+                        f"{text} is here in part: {len(missing)} of its files are missing",
+                        hint=f"go on: moe pull {text}",
+                    )
                 return Path(note["path"]), f"{name.repo}@{note['revision']}"
         raise ModelNotFound(f"{text} is not on this machine", hint=f"moe pull {text}")
     raise ModelNotFound(f"no folder and no pulled model {text!r}", hint="give a folder, or org/name after moe pull")
@@ -170,6 +188,22 @@ def sources() -> Iterator[dict[str, str]]:
                 continue  # a note is only a pointer: one that can't be read points nowhere
             if present:
                 yield note
+
+
+def missing_shards(folder: Path) -> list[str]:
+    """The files of weights that a checkpoint's index names and its folder lacks; the index where that is missing.
+
+    A checkpoint in one file has none.
+    """
+    from quant.checkpoint import INDEX, SINGLE, read_json, shards
+    from quant.errors import CheckpointError
+
+    if (folder / SINGLE).exists() and not (folder / INDEX).exists():
+        return []
+    try:
+        return [name for name in shards(read_json(folder / INDEX)) if not (folder / name).exists()]
+    except CheckpointError:
+        return [INDEX]
 
 
 def forget_source(repo: str) -> None:

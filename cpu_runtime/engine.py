@@ -50,6 +50,7 @@ class Engine:
     ) -> None:
         family = models.find(model.config)
         config = family.read(model.config)
+        model.check(family.plan(config, ()))
         self.model = model
         self.name = model.path.name
         self.config = model.config

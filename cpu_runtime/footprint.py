@@ -91,6 +91,7 @@ class Footprint:
 
 def of_model(model: QuantizedModel) -> Footprint:
     """A quantized model's, from its manifest; raises as `models.find` and the family's `read` do."""
+    model.check(models.plan_for(model.config, ()))
     files = {name: e["bytes"] for name, e in model.manifest["files"].items() if name.endswith(".safetensors")}
     return _footprint(model.config, files, model.manifest["dense"], model.manifest["experts"])
 

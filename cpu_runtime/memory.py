@@ -84,6 +84,11 @@ class Division:
         return self.experts if self.fits else max(0, self.left) // self.slot * self.slot
 
     @property
+    def claimed(self) -> int:
+        """What the model takes beside what the process held before it."""
+        return self.dense + self.caches + self.scratch + self.kept
+
+    @property
     def needed(self) -> int:
         """What the model can't run without."""
         return self.total - self.left + min(self.least_slots * self.slot, self.experts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,9 @@ import numpy as np
 
 from quant.encoding import Encoding, Int4, Plain, find
 from quant.errors import CheckpointError, ModelNotFound, UnsupportedError
+from quant.not_finite import NotFinite
 from quant.quantization_config import QuantizationConfig
-from quant.safetensors_file import AGAIN, TensorInfo, read_header
+from quant.safetensors_file import AGAIN, LARGEST_HEADER, TensorInfo, is_file_name, read_header
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -96,9 +97,9 @@ class Checkpoint:
         assert isinstance(encoding, Int4)
         return encoding.raw(self._read, start, stop)
 
-    def fault(self, name: str, start: int, stop: int, expert: int | None = None) -> str | None:
-        """The first thing in rows start..stop that is not a finite number, as a message."""
-        return self.encoding(name).fault(self._read, start, stop, expert or 0)
+    def not_finite(self, name: str, expert: int | None = None) -> NotFinite | None:
+        """What of a matrix, or of one expert's in a fused one, is not a finite number."""
+        return self.encoding(name).not_finite(self._read, expert or 0)
 
     def _read(self, info: TensorInfo, start: int, size: int) -> np.ndarray:
         assert 0 <= start <= start + size <= info.bytes
@@ -130,8 +131,11 @@ class Checkpoint:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """An object from a JSON file; raises CheckpointError naming the file."""
+    """An object from a JSON file; raises CheckpointError naming the file, also where it is far too large for one."""
     try:
+        size = path.stat().st_size
+        if size > LARGEST_HEADER:
+            raise CheckpointError(f"{path.name}: {size} bytes are no {path.stem}", hint=AGAIN)
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise CheckpointError(f"{path.name} is missing from {path.parent}", hint=AGAIN) from error
@@ -142,14 +146,23 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _through_index(path: Path, index: dict[str, Any]) -> dict[str, TensorInfo]:
+def shards(index: dict[str, Any]) -> dict[str, list[str]]:
+    """File -> the tensors in it, as an index has them; raises CheckpointError where it is none, or leads elsewhere."""
     weight_map = index.get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
         raise CheckpointError(f"{INDEX}: 'weight_map' must map tensors to files", hint=AGAIN)
-    tensors: dict[str, TensorInfo] = {}
-    for file, names in _by_file(weight_map):
-        if Path(file).name != file or file in (".", ".."):
+    files: dict[str, list[str]] = {}
+    for name, file in weight_map.items():
+        files.setdefault(file, []).append(name)
+    for file in files:
+        if not is_file_name(file):
             raise CheckpointError(f"{INDEX} names the file {file!r}, which is outside the model's folder")
+    return files
+
+
+def _through_index(path: Path, index: dict[str, Any]) -> dict[str, TensorInfo]:
+    tensors: dict[str, TensorInfo] = {}
+    for file, names in shards(index).items():
         if not (path / file).exists():
             raise CheckpointError(f"{INDEX} names {file}, which is missing from {path}", hint=AGAIN)
         held = read_header(path / file)[0]
@@ -158,10 +171,3 @@ def _through_index(path: Path, index: dict[str, Any]) -> dict[str, TensorInfo]:
                 raise CheckpointError(f"{INDEX} puts tensor {name!r} in {file}, which does not hold it", hint=AGAIN)
             tensors[name] = held[name]
     return tensors
-
-
-def _by_file(weight_map: dict[str, str]) -> Iterator[tuple[str, list[str]]]:
-    files: dict[str, list[str]] = {}
-    for name, file in weight_map.items():
-        files.setdefault(file, []).append(name)
-    yield from files.items()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import mmap
 import os
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from io import FileIO
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,11 @@ from quant.checkpoint import read_json
 from quant.errors import CheckpointError, ModelNotFound, UnsupportedError
 from quant.formats import FORMATS, Matrix
 from quant.layout import DENSE_FILE, RecordPart, expert_tensor
-from quant.manifest import FORMAT_VERSION, MANIFEST
+from quant.manifest import MANIFEST
+from quant.manifest_file import AGAIN, read_manifest
+from quant.plan import Plan
 from quant.safetensors_file import TensorInfo, read_header
 
-AGAIN = "quantize it again, or pull it again if it came ready-made"
 _PIECE = 16 << 20  # bytes read at a time
 
 
@@ -89,9 +90,24 @@ class QuantizedModel:
         """Bytes of all files."""
         return sum(entry["bytes"] for entry in self.manifest["files"].values())
 
+    def check(self, plan: Plan) -> None:
+        """Raise CheckpointError unless every tensor of the plan is described in its shape: kernels trust shapes."""
+        for dense in plan.dense:
+            entry = self.manifest["dense"].get(dense.name, {})
+            if entry.get("shape") != list(dense.shape) or ("format" in entry) != (dense.kind == "matrix"):
+                raise _contradiction(f"{dense.kind} {dense.name!r}", entry.get("shape"), list(dense.shape))
+        for layer in plan.experts:
+            entry = self.manifest["experts"].get(str(layer.layer), {"parts": {}})
+            found = entry.get("n_experts"), {n: (p["rows"], p["cols"]) for n, p in entry["parts"].items()}
+            expected = layer.n_experts, {part.name: part.shape for part in layer.parts}
+            if found != expected:
+                raise _contradiction(f"layer {layer.layer}'s experts", found, expected)
+
     def matrix(self, name: str) -> Matrix:
         """A dense matrix by its name in the model."""
         entry, stored = self._dense(name)
+        if "format" not in entry:
+            raise CheckpointError(f"{MANIFEST}: {name!r} is no matrix", hint=AGAIN)
         rows, cols = entry["shape"]
         form = FORMATS[entry["format"]]
         tiles = stored.reshape(-1, form.tile_bytes(cols)) if stored.size == form.matrix_bytes(rows, cols) else None
@@ -103,7 +119,7 @@ class QuantizedModel:
         """A small tensor in its own shape, f32."""
         entry, stored = self._dense(name)
         shape = entry["shape"]
-        if stored.size != 4 * int(np.prod(shape)):
+        if stored.size != 4 * prod(shape):
             raise CheckpointError(f"{DENSE_FILE}: {name!r} is not {shape} in float32", hint=AGAIN)
         return np.frombuffer(stored.tobytes(), "<f4").reshape(shape)
 
@@ -168,14 +184,7 @@ class QuantizedModel:
         shape = entry["n_experts"], entry["record_bytes"]
         if info is None or info.shape != shape:
             raise CheckpointError(f"{entry['file']}: no records of shape {list(shape)}", hint=AGAIN)
-        try:
-            parts = {name: RecordPart.from_json(part) for name, part in entry["parts"].items()}
-        except (KeyError, TypeError) as error:
-            raise CheckpointError(f"{MANIFEST}: experts of layer {layer}: {error}", hint=AGAIN) from error
-        if any(part.offset + part.bytes > shape[1] for part in parts.values()):
-            raise CheckpointError(f"{MANIFEST}: experts of layer {layer} reach beyond their record", hint=AGAIN)
-        if len(entry["crc32"]) != shape[0]:
-            raise CheckpointError(f"{MANIFEST}: not a checksum for each of layer {layer}'s experts", hint=AGAIN)
+        parts = {name: RecordPart.from_json(part) for name, part in entry["parts"].items()}
         records = self._bytes(info).reshape(shape)
         return ExpertRecords(layer, records, parts, self._map(info.file), info.file, info.offset, entry["crc32"])
 
@@ -187,32 +196,6 @@ class QuantizedModel:
             with file.open("rb") as opened:
                 self._maps[file.name] = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
         return self._maps[file.name]
-
-    def verify(self, on_progress: Callable[[int, int], None] = lambda done, total: None) -> Iterator[str]:
-        """Read everything again and yield a line for each file or expert record whose checksum differs."""
-        done = 0
-        for file, entry in self.manifest["files"].items():
-            digest = hashlib.sha256()
-            try:
-                with (self.path / file).open("rb") as opened:
-                    while piece := opened.read(_PIECE):
-                        digest.update(piece)
-                        done += len(piece)
-                        on_progress(done, self.bytes)
-            except OSError as error:
-                yield f"{file}: {error.strerror}"
-                continue
-            if digest.hexdigest() != entry["sha256"]:
-                yield f"{file}: its checksum differs from the manifest's"
-                yield from self._bad_records(file)
-
-    def _bad_records(self, file: str) -> Iterator[str]:
-        for layer, entry in self.manifest["experts"].items():
-            if entry["file"] == file:
-                records = self.expert_layer(int(layer)).records
-                for expert, expected in enumerate(entry["crc32"]):
-                    if zlib.crc32(records[expert].data) != expected:
-                        yield f"{file}: expert {expert} of layer {layer} is damaged"
 
     def forget_pages(self) -> None:
         """Ask the operating system to drop the files from its page cache: what no process has touched is dropped.
@@ -229,6 +212,10 @@ class QuantizedModel:
         """Let the maps go; memory is returned when the last matrix that views them is gone."""
         self._maps.clear()
         self._own = None
+
+
+def _contradiction(what: str, found: Any, expected: Any) -> CheckpointError:
+    return CheckpointError(f"{MANIFEST}: {what}: {found}, config.json says {expected}", hint=AGAIN)
 
 
 def _read(file: FileIO, at: int, into: memoryview) -> None:
@@ -259,40 +246,4 @@ def open_model(path: Path) -> QuantizedModel:
         if (path / "config.json").exists():
             raise CheckpointError(f"{path} is a source checkpoint", hint=f"quantize it first: moe quantize {path}")
         raise CheckpointError(f"{path} holds no model: neither {MANIFEST} nor config.json")
-    manifest = read_json(path / MANIFEST)
-    version = manifest.get("format_version")
-    if version != FORMAT_VERSION:
-        raise UnsupportedError(
-            f"{path.name}: format_version is {version!r}, this version reads {FORMAT_VERSION}", hint="update moe"
-        )
-    fault = _fault(manifest)
-    if fault:
-        raise CheckpointError(f"{MANIFEST}: {fault}", hint=AGAIN)
-    return QuantizedModel(path, read_json(path / "config.json"), manifest)
-
-
-def _fault(manifest: dict[str, Any]) -> str | None:
-    """What is wrong with the shape of a manifest, which is as untrusted as any downloaded file."""
-    for section in ("files", "dense", "experts"):
-        entries = manifest.get(section)
-        if not isinstance(entries, dict) or not all(isinstance(e, dict) for e in entries.values()):
-            return f"{section!r} must be an object of objects"
-    for name, entry in manifest["files"].items():
-        if Path(name).name != name or not _count(entry.get("bytes")) or not isinstance(entry.get("sha256"), str):
-            return f"file {name!r} needs 'bytes' and 'sha256', and a name inside the folder"
-    for name, entry in manifest["dense"].items():
-        shape = entry.get("shape")
-        if not isinstance(shape, list) or not all(map(_count, shape)):
-            return f"tensor {name!r} has no valid shape"
-        if "format" in entry and (entry["format"] not in FORMATS or len(shape) != 2):
-            return f"tensor {name!r} has an unknown format"
-    for layer, entry in manifest["experts"].items():
-        sizes = _count(entry.get("n_experts")) and _count(entry.get("record_bytes"))
-        listed = isinstance(entry.get("crc32"), list) and isinstance(entry.get("parts"), dict)
-        if not layer.isdigit() or not sizes or not listed or entry.get("file") not in manifest["files"]:
-            return f"experts of layer {layer!r} are not described"
-    return None
-
-
-def _count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 62
+    return QuantizedModel(path, read_json(path / "config.json"), read_manifest(path))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,14 +17,16 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from quant import layout
+from quant import layout, not_finite
 from quant.checkpoint import INDEX, Checkpoint
+from quant.checksums import Checksums
 from quant.errors import CheckpointError, ResourceError, UsageError
 from quant.formats import ROWS, Format
-from quant.manifest import FORMAT_VERSION, MANIFEST, manifest
+from quant.manifest import FORMAT_VERSION, MANIFEST, manifest, sealed
 from quant.plan import Dense, ExpertLayer, Plan, check
 from quant.recipe import Recipe
-from quant.source_rows import SourceRows, dense_rows, part_rows
+from quant.report import REPORT, Sums, expert_matrix, report
+from quant.source_rows import DAMAGED, SourceRows, dense_rows, part_rows
 from quant.writer import RESUME, FileWriter, Journal, locked, sync_folder
 
 CHUNK = 64 << 20  # bytes of float32 rows held at a time
@@ -55,12 +56,15 @@ def convert(
     out: Path,
     *,
     source: str = "",
+    resume: str = "",
     on_progress: Callable[[Progress], None] = lambda progress: None,
+    on_file: Callable[[str, Sums], None] = lambda file, sums: None,
 ) -> Path:
     """Write the quantized model to the new folder `out` and return it; `source` names the origin in the manifest.
 
-    Raises UsageError where `out` exists or the recipe needs statistics, CheckpointError for a faulty source,
-    ResourceError where the disk is full; after an error or a kill the same call resumes.
+    `resume` is what a person runs to go on after a stop. `on_file` is told the errors of the matrices in each file that
+    is finished. Raises UsageError where `out` exists, CheckpointError for a faulty source, ResourceError where the disk
+    is full; after an error or a kill the same call resumes.
     """
     recipe.check_statistics()
     check(plan, checkpoint)
@@ -73,7 +77,7 @@ def convert(
         raise ResourceError(f"can't write {partial.parent}: {error.strerror}") from error
     with locked(partial):
         try:
-            _convert(checkpoint, plan, recipe, partial, source, on_progress)
+            _convert(checkpoint, plan, recipe, partial, source, resume, on_progress, on_file)
         except BaseException:
             if not any(partial.glob("*.safetensors")):  # nothing to go on with
                 shutil.rmtree(partial)
@@ -90,11 +94,18 @@ def partial_folder(out: Path) -> Path:
 
 
 def _convert(
-    checkpoint: Checkpoint, plan: Plan, recipe: Recipe, folder: Path, source: str, report: Callable[[Progress], None]
+    checkpoint: Checkpoint,
+    plan: Plan,
+    recipe: Recipe,
+    folder: Path,
+    source: str,
+    resume: str,
+    on_progress: Callable[[Progress], None],
+    on_file: Callable[[str, Sums], None],
 ) -> None:
-    journal = Journal(folder, _fingerprint(checkpoint, plan, recipe))
     jobs = _jobs(checkpoint, plan, recipe)
     total = sum(job.size for job in jobs)
+    journal = Journal(folder, _fingerprint(checkpoint, plan, recipe), {"resume": resume, "total": total})
     resumed = done = sum(job.size for job in jobs if job.file in journal.finished)
     free = shutil.disk_usage(folder).free
     if free < total - done + SPARE:
@@ -104,15 +115,16 @@ def _convert(
         )
     for job in jobs:
         if job.file not in journal.finished:
-            crc32 = []
+            sums, crc32 = Sums(), Checksums(len(job.head), job.stretches)
             with FileWriter(folder / job.file) as file:
-                for data in ahead(job.data()):
+                for data in ahead(job.data(sums)):
                     file.write(data)
-                    if job.records:
-                        crc32.append(zlib.crc32(data))
-                    report(Progress(job.file, done + file.bytes, total, resumed))
+                    crc32.update(data)
+                    on_progress(Progress(job.file, done + file.bytes, total, resumed))
             assert file.bytes == job.size
-            journal.add({"file": job.file, "bytes": file.bytes, "sha256": file.sha256, "crc32": crc32[1:]})
+            entry = {"file": job.file, "bytes": file.bytes, "sha256": file.sha256, "crc32": crc32.values, "sums": sums}
+            journal.add(entry)
+            on_file(job.file, sums)
             done += job.size
     _finish(checkpoint, plan, recipe, folder, source, journal)
 
@@ -126,11 +138,12 @@ def _finish(checkpoint: Checkpoint, plan: Plan, recipe: Recipe, folder: Path, so
     places |= {layout.expert_tensor(e.layer): layout.expert_file(e.layer) for e in plan.experts}
     size = sum(entry["bytes"] for entry in journal.finished.values())
     small[INDEX] = _json({"metadata": {"total_size": size}, "weight_map": places})
+    small[REPORT] = _json(report(plan, recipe, checkpoint, journal.sums))
     files = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in small.items()}
     for entry in journal.finished.values():
         files[entry["file"]] = {"bytes": entry["bytes"], "sha256": entry["sha256"]}
     crc32 = {name: entry["crc32"] for name, entry in journal.finished.items()}
-    small[MANIFEST] = _json(manifest(checkpoint, plan, recipe, source, dict(sorted(files.items())), crc32))
+    small[MANIFEST] = sealed(_json(manifest(checkpoint, plan, recipe, source, dict(sorted(files.items())), crc32)))
     for name, data in small.items():
         with FileWriter(folder / name) as file:
             file.write(data)
@@ -150,12 +163,20 @@ def _fingerprint(checkpoint: Checkpoint, plan: Plan, recipe: Recipe) -> str:
 
 @dataclass(frozen=True)
 class _Job:
-    """One file to write: its data in order, the header first; `records` tells that each further piece is an expert."""
+    """One file to write: its data in order, the header first, then `stretches` of so many bytes, each with a checksum.
+
+    The errors of its matrices are added to the sums that `data` is given.
+    """
 
     file: str
-    size: int
-    records: bool
-    data: Callable[[], Iterator[bytes | memoryview]]
+    head: bytes
+    stretches: list[int]
+    data: Callable[[Sums], Iterator[bytes | memoryview]]
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return len(self.head) + sum(self.stretches)
 
 
 def _jobs(checkpoint: Checkpoint, plan: Plan, recipe: Recipe) -> list[_Job]:
@@ -164,50 +185,56 @@ def _jobs(checkpoint: Checkpoint, plan: Plan, recipe: Recipe) -> list[_Job]:
 
 def _dense_job(checkpoint: Checkpoint, plan: Plan, recipe: Recipe) -> _Job:
     ordered = [(dense, layout.stored_shape(dense, recipe, checkpoint)[2]) for dense in layout.in_file_order(plan)]
-    head, size = layout.dense_header(plan, recipe, checkpoint)
+    head, _ = layout.dense_header(plan, recipe, checkpoint)
+    sizes = [layout.stored_bytes(dense, recipe, checkpoint) for dense, _ in ordered]
 
-    def data() -> Iterator[bytes | memoryview]:
+    def data(sums: Sums) -> Iterator[bytes | memoryview]:
         yield head
         for dense, form in ordered:
             if form is None:
                 yield _vector(checkpoint, dense)
             else:
-                yield from (packed.data for packed in _packed(dense_rows(checkpoint, dense), form))
+                rows = dense_rows(checkpoint, dense)
+                yield from (packed.data for packed in _packed(rows, form, dense.name, sums))
 
-    return _Job(layout.DENSE_FILE, len(head) + size, False, data)
+    return _Job(layout.DENSE_FILE, head, sizes, data)
 
 
 def _expert_job(checkpoint: Checkpoint, layer: ExpertLayer, recipe: Recipe) -> _Job:
     parts, record_bytes = layout.record_parts(layer, recipe, checkpoint)
-    head, size = layout.expert_header(layer, recipe, checkpoint)
+    head, _ = layout.expert_header(layer, recipe, checkpoint)
 
-    def data() -> Iterator[bytes | memoryview]:
+    def data(sums: Sums) -> Iterator[bytes | memoryview]:
         yield head
         for expert in range(layer.n_experts):
             record = np.zeros(record_bytes, np.uint8)
             for part in layer.parts:
                 place = parts[part.name]
                 at = place.offset
-                for packed in _packed(part_rows(checkpoint, part, expert), place.format):
+                rows, name = part_rows(checkpoint, part, expert), expert_matrix(layer.layer, expert, part.name)
+                for packed in _packed(rows, place.format, name, sums):
                     record[at : at + packed.size] = packed.reshape(-1)
                     at += packed.size
             yield record.data
 
-    return _Job(layout.expert_file(layer.layer), len(head) + size, True, data)
+    return _Job(layout.expert_file(layer.layer), head, [record_bytes] * layer.n_experts, data)
 
 
-def _packed(rows: SourceRows, form: Format) -> Iterator[np.ndarray]:
-    """Packed tiles of a whole matrix, a bounded number of rows at a time."""
+def _packed(rows: SourceRows, form: Format, name: str, sums: Sums) -> Iterator[np.ndarray]:
+    """Packed tiles of the whole matrix `name`, a bounded number of rows at a time; its errors are added to `sums`."""
     n_rows, cols = rows.shape
     step = max(ROWS, CHUNK // (4 * cols) // ROWS * ROWS)
     for start in range(0, n_rows, step):
-        yield rows.pack(form, start, min(start + step, n_rows))
+        packed, (error, squares) = rows.pack(form, start, min(start + step, n_rows))
+        sums.add(name, float(error), float(squares))
+        yield packed
 
 
 def _vector(checkpoint: Checkpoint, dense: Dense) -> memoryview:
     values = checkpoint.values(dense.source)
-    if not np.isfinite(values).all():
-        raise CheckpointError(f"tensor {dense.source!r}: a value is not finite")
+    fault = not_finite.find(dense.source, "value", values.reshape(1, -1), 0, None)
+    if fault:
+        raise CheckpointError(str(fault), hint=DAMAGED)
     return np.ascontiguousarray(values, "<f4").reshape(-1).view(np.uint8).data
 
 

@@ -13,6 +13,8 @@ from math import prod
 import numpy as np
 
 from quant.errors import CheckpointError, UnsupportedError
+from quant.not_finite import NotFinite, joined
+from quant.not_finite import find as find_not_finite
 from quant.quantization_config import QuantizationConfig
 from quant.safetensors_file import AGAIN, DTYPE_BYTES, TensorInfo
 
@@ -21,6 +23,7 @@ PLAIN = ("BF16", "F16", "F32")
 FP8 = "F8_E4M3"
 INT4 = "INT4"  # no dtype of safetensors: two codes a byte, packed in words
 GROUP = 32  # inputs that share a scale of int4 rows
+_PIECE = 64 << 20  # bytes of float32 rows held at a time in a search for what is not finite
 _WHOLE = ("I64", "I32", "U64", "U32")
 
 
@@ -36,15 +39,19 @@ class Encoding(ABC):
     def rows(self, read: Read, start: int, stop: int, expert: int, out: np.ndarray) -> None:
         """Decode rows start..stop of a matrix, or of one expert's in a fused [E, R, C]: out [stop - start, C] f32."""
 
-    def fault(self, read: Read, start: int, stop: int, expert: int) -> str | None:
-        """The first thing in rows start..stop that is not a finite number, as a message."""
-        decoded = np.empty((stop - start, self.shape[-1]), np.float32)
-        self.rows(read, start, stop, expert, decoded)
-        bad = ~np.isfinite(decoded).all(1)
-        if not bad.any():
-            return None
-        where = f"row {start + int(bad.argmax())}" + (f" of expert {expert}" if len(self.shape) > 2 else "")
-        return f"tensor {self.tensors[0].name!r}: a weight in {where} is not finite"
+    def not_finite(self, read: Read, expert: int) -> NotFinite | None:
+        """What of the whole matrix, or of one expert's in a fused [E, R, C], is not a finite number."""
+        n_rows, cols = self.shape[-2:]
+        step = max(1, _PIECE // (4 * cols))
+        found = None
+        for start in range(0, n_rows, step):
+            decoded = np.empty((min(step, n_rows - start), cols), np.float32)
+            self.rows(read, start, start + len(decoded), expert, decoded)
+            found = joined(found, find_not_finite(self.tensors[0].name, "weight", decoded, start, self._which(expert)))
+        return found
+
+    def _which(self, expert: int) -> int | None:
+        return expert if len(self.shape) > 2 else None
 
     def _rows_of(self, read: Read, info: TensorInfo, start: int, stop: int, expert: int) -> np.ndarray:
         """The bytes of rows start..stop of one of the tensors: -> [stop - start, bytes of a row] u8."""
@@ -110,11 +117,11 @@ class Fp8(Encoding):
         floats(self.scales.dtype, self._rows_of(read, self.scales, first, last, expert), grid)
         return grid
 
-    def fault(self, read: Read, start: int, stop: int, expert: int) -> str | None:
-        """The first thing in rows start..stop that is not a finite number, as a message."""
-        if not np.isfinite(self._grid(read, start, stop, expert)).all():
-            return f"tensor {self.scales.name!r}: a scale is not finite"
-        return super().fault(read, start, stop, expert)
+    def not_finite(self, read: Read, expert: int) -> NotFinite | None:
+        """What of the whole matrix is not a finite number: scales first, which make whole blocks of weights so."""
+        grid = self._grid(read, 0, self.shape[-2], expert)
+        found = find_not_finite(self.scales.name, "scale", grid, 0, self._which(expert))
+        return found or super().not_finite(read, expert)
 
 
 class Int4(Encoding):
@@ -151,15 +158,12 @@ class Int4(Encoding):
         scales = self._rows_of(read, self.scales, start, stop, 0).view("<u2")
         return self._rows_of(read, self.codes, start, stop, 0), scales
 
-    def fault(self, read: Read, start: int, stop: int, expert: int) -> str | None:
-        """The first thing in rows start..stop that is not a finite number, as a message."""
-        bits = self._rows_of(read, self.scales, start, stop, 0).view("<u2")
-        bad = ((bits & 0x7F80) == 0x7F80).any(1)
-        return (
-            f"tensor {self.scales.name!r}: a scale in row {start + int(bad.argmax())} is not finite"
-            if bad.any()
-            else None
-        )
+    def not_finite(self, read: Read, expert: int) -> NotFinite | None:
+        """Which scales are not finite numbers; there is nothing else that could not be."""
+        bits = self._rows_of(read, self.scales, 0, self.shape[0], 0)
+        scales = np.empty(self.scales.shape, np.float32)
+        floats(self.scales.dtype, bits, scales)
+        return find_not_finite(self.scales.name, "scale", scales, 0, None)
 
 
 def find(name: str, tensors: Mapping[str, TensorInfo], config: QuantizationConfig) -> Encoding:

@@ -60,7 +60,11 @@ class Encodable(Format):
     """A format that takes weights as floats and rounds them to the nearest that it stores."""
 
     def pack(self, weights: np.ndarray) -> np.ndarray:
-        """Quantize rows: [R, C] f32 -> [ceil(R / 16), tile_bytes] u8.
+        """Quantize rows: [R, C] f32 -> [ceil(R / 16), tile_bytes] u8; raises as `pack_measured` does."""
+        return self.pack_measured(weights)[0]
+
+    def pack_measured(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(the tiles, each one's squared error and squared weights): [ceil(R / 16), tile_bytes] u8 and [.., 2] f64.
 
         Raises ValueError where a weight is not finite or too large for the format's scales.
         """
@@ -68,9 +72,10 @@ class Encodable(Format):
 
         weights = np.ascontiguousarray(weights, np.float32)
         out = np.zeros((tiles(weights.shape[0]), self.tile_bytes(weights.shape[1])), np.uint8)
-        if not pack.PACK[self.name](weights, out):
+        sums = np.zeros((len(out), 2))
+        if not pack.PACK[self.name](weights, out, sums):
             raise ValueError(f"a weight is not finite or too large for {self.name}")
-        return out
+        return out, sums
 
 
 class Coded(Encodable):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import asdict
 from typing import Any
 
@@ -12,6 +13,8 @@ from quant.recipe import Recipe
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
+SEAL = "sha256"  # the manifest's last key
+_NO_SEAL = "0" * 64
 
 
 def manifest(
@@ -24,6 +27,8 @@ def manifest(
 ) -> dict[str, Any]:
     """The manifest's JSON object; see `quant/FORMAT.md` for its keys."""
     dense, experts = tensors(plan, recipe, checkpoint)
+    for tensor, of_tensor in zip(layout.in_file_order(plan), crc32[layout.DENSE_FILE], strict=True):
+        dense[tensor.name]["crc32"] = of_tensor
     for entry in experts.values():
         entry["crc32"] = crc32[entry["file"]]
     return {
@@ -33,7 +38,24 @@ def manifest(
         "files": files,
         "dense": dense,
         "experts": experts,
+        SEAL: _NO_SEAL,
     }
+
+
+def sealed(text: bytes) -> bytes:
+    """A manifest's JSON with its own checksum in place of the zeros that `manifest` left for it."""
+    return text.replace(_NO_SEAL.encode(), hashlib.sha256(text).hexdigest().encode())
+
+
+def seal_fault(text: bytes, manifest: dict[str, Any]) -> str | None:
+    """What is wrong with a manifest's own checksum, if anything is; `text` is the file, `manifest` the object in it."""
+    seal = manifest.get(SEAL)
+    if not isinstance(seal, str) or len(seal) != len(_NO_SEAL):
+        return f"it has no checksum of its own, {SEAL!r}"
+    head, _, tail = text.rpartition(seal.encode(errors="replace"))
+    if hashlib.sha256(head + _NO_SEAL.encode() + tail).hexdigest() != seal:
+        return "it differs from its own checksum"
+    return None
 
 
 def tensors(plan: Plan, recipe: Recipe, source: layout.Source) -> tuple[dict[str, Any], dict[str, Any]]:

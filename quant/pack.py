@@ -1,9 +1,9 @@
 """Kernels that quantize rows of weights straight into the tiles of a format.
 
-Each takes weights [R, C] f32 (C-contiguous) and zeroed tiles [ceil(R / 16), tile_bytes] u8, and returns False where
-a weight is not finite or does not fit the format's scales. `pack_k4` takes codes and scales in place of weights, and
-only moves them. Tiles are independent, so the result does not depend on the number of threads nor on how rows are cut
-into calls of whole tiles.
+Each takes weights [R, C] f32 (C-contiguous), zeroed tiles [ceil(R / 16), tile_bytes] u8 and zeroed sums [tiles, 2] f64,
+to which it adds each tile's squared error and squared weights; it returns False where a weight is not finite or does
+not fit the format's scales. `pack_k4` takes codes and scales in place of weights, and only moves them. Tiles are
+independent, so the result does not depend on the number of threads nor on how rows are cut into calls of whole tiles.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ def _q8_group(x, factors, q):
 
 
 @parallel_kernel
-def _q8(weights, out, factors):
-    """Shapes: weights [R, C] f32, out [tiles, tile_bytes] u8 -> whether all fits."""
+def _q8(weights, out, sums, factors):
+    """Shapes: weights [R, C] f32, out [tiles, tile_bytes] u8, sums [tiles, 2] f64 -> whether all fits."""
     rows, cols = weights.shape
     bad = 0
     for t in prange(out.shape[0]):
@@ -70,6 +70,14 @@ def _q8(weights, out, factors):
                 bits = _q8_group(x, factors, q)
                 if bits >= TOO_LARGE:
                     bad += 1
+                scale = half_value(bits)
+                error = squares = np.float32(0)
+                for k in range(32):
+                    rest = x[k] - np.float32(q[k]) * scale
+                    error += rest * rest
+                    squares += x[k] * x[k]
+                sums[t, 0] += error
+                sums[t, 1] += squares
                 block = at // 64 * 1088
                 g = at % 64 // 32
                 out[t, block + 32 * g + 2 * r] = np.uint8(bits & 0xFF)
@@ -79,9 +87,36 @@ def _q8(weights, out, factors):
     return bad == 0
 
 
+@inner
+def _rounded(bits):
+    """The upper half of a float32, to nearest even."""
+    odd = (bits >> np.uint32(16)) & np.uint32(1)
+    return np.uint32((bits + np.uint32(0x7FFF) + odd) >> np.uint32(16))
+
+
+# Two loops over a row in the cache cost less than sums in the one that scatters it: they become vector code.
+@inner
+def _add_squares(row, sums):
+    squares = np.float64(0)
+    for c in range(row.size):
+        value = np.float64(np.uint32(row[c]).view(np.float32))
+        squares += value * value
+    sums[1] += squares
+
+
+@inner
+def _add_rounding(row, sums):
+    error = np.float64(0)
+    for c in range(row.size):
+        bits = np.uint32(row[c])
+        rest = bits.view(np.float32) - np.uint32(_rounded(bits) << np.uint32(16)).view(np.float32)
+        error += np.float64(rest) * np.float64(rest)
+    sums[0] += error
+
+
 @parallel_kernel
-def _floats(bits_in, out, bfloat):
-    """Shapes: bits_in [R, C] u32 (float32 bits), out [tiles, C', 16] u16 or u32 -> whether all are finite."""
+def _floats(bits_in, out, sums, bfloat):
+    """Shapes: bits_in [R, C] u32 (float32 bits), out [tiles, C', 16] u16 or u32, sums [tiles, 2] f64 -> all finite."""
     rows, cols = bits_in.shape
     bad = 0
     for t in prange(out.shape[0]):
@@ -90,9 +125,10 @@ def _floats(bits_in, out, bfloat):
                 bits = bits_in[16 * t + r, c]
                 if (bits & np.uint32(0x7F800000)) == np.uint32(0x7F800000):
                     bad += 1
-                if bfloat:  # round to nearest even
-                    bits = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
-                out[t, c, r] = bits
+                out[t, c, r] = _rounded(bits) if bfloat else bits
+            _add_squares(bits_in[16 * t + r], sums[t])
+            if bfloat:
+                _add_rounding(bits_in[16 * t + r], sums[t])
     return bad == 0
 
 
@@ -145,19 +181,19 @@ def _k4(codes, scales, lines, halves):
 Q8_FACTORS = np.linspace(0.95, 1.07, 8, dtype=np.float32)
 
 
-def pack_q8(weights: np.ndarray, out: np.ndarray) -> bool:
+def pack_q8(weights: np.ndarray, out: np.ndarray, sums: np.ndarray) -> bool:
     """Least-squares scale from each start factor; the best as stored."""
-    return bool(_q8(weights, out, Q8_FACTORS))
+    return bool(_q8(weights, out, sums, Q8_FACTORS))
 
 
-def pack_bf16(weights: np.ndarray, out: np.ndarray) -> bool:
+def pack_bf16(weights: np.ndarray, out: np.ndarray, sums: np.ndarray) -> bool:
     """Round to nearest even."""
-    return bool(_floats(weights.view(np.uint32), out.view(np.uint16).reshape(len(out), -1, 16), True))
+    return bool(_floats(weights.view(np.uint32), out.view(np.uint16).reshape(len(out), -1, 16), sums, True))
 
 
-def pack_f32(weights: np.ndarray, out: np.ndarray) -> bool:
+def pack_f32(weights: np.ndarray, out: np.ndarray, sums: np.ndarray) -> bool:
     """A transposition."""
-    return bool(_floats(weights.view(np.uint32), out.view(np.uint32).reshape(len(out), -1, 16), False))
+    return bool(_floats(weights.view(np.uint32), out.view(np.uint32).reshape(len(out), -1, 16), sums, False))
 
 
 def pack_k4(codes: np.ndarray, scales: np.ndarray, out: np.ndarray) -> bool:

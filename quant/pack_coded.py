@@ -16,17 +16,19 @@ _START = {"q3": (0.8, 1.2, 4), "q4": (0.7, 1.2, 8), "q4c": (0.7, 1.2, 8), "q5": 
 _LINE_WORDS = np.uint64(LINE // 4)
 
 
-def pack_coded(form: Coded, weights: np.ndarray, out: np.ndarray) -> bool:
+def pack_coded(form: Coded, weights: np.ndarray, out: np.ndarray, sums: np.ndarray) -> bool:
     """Search books and scales of each group and write the tiles; False where a weight is not finite or too large.
 
-    Shapes: weights [R, C] f32 · out [ceil(R / 16), tile_bytes] u8, zeroed
+    Shapes: weights [R, C] f32 · out [ceil(R / 16), tile_bytes] u8, zeroed · sums [ceil(R / 16), 2] f64: squares of each
+    tile's errors and weights are added
     """
     cols = weights.shape[1]
     width = -(-cols // form.width) * form.width
     choice, code_bits = _candidates(form.name), form.books.shape[1].bit_length() - 1
     return bool(
         _coded(
-            weights, out, out.view(np.uint32), choice.levels.reshape(-1), choice.books, choice.codes,
+            weights, out, out.view(np.uint32), sums, form.books.astype(np.float32),
+            choice.levels.reshape(-1), choice.books, choice.codes,
             form.group, form.segment or width, width, form.head_bytes(cols), form.block_bytes,
             form.book_bits, np.float32(2.0**form.exponent), np.float32(form.largest_scale), code_bits,
         )
@@ -42,10 +44,11 @@ def _candidates(name: str) -> Candidates:
 
 @parallel_kernel
 def _coded(
-    weights, out, words, levels, books, nearest,
+    weights, out, words, sums, values, levels, books, nearest,
     group, segment, width, head, block_bytes, book_bits, power, largest, code_bits,
 ):  # fmt: skip
-    """Shapes: weights [R, C] f32 · out [tiles, tile_bytes] u8, words the same as u32 -> whether all fits.
+    """Shapes: weights [R, C] f32 · out [tiles, tile_bytes] u8, words the same as u32 · sums [tiles, 2] f64
+            values [books, levels of one] f32 -> whether all fits
 
     levels (flat), books, nearest: see `Candidates` · width: C in whole blocks · power: 2^exponent
     """
@@ -63,7 +66,7 @@ def _coded(
                 continue
             codes[:] = np.uint8(0)
             fits = _row(
-                x, codes, out[t], r, levels, books, nearest,
+                x, cols, codes, out[t], r, sums[t], values, levels, books, nearest,
                 group, segment, head, block_bytes, book_bits, power, largest,
             )  # fmt: skip
             if not fits:
@@ -77,7 +80,10 @@ def _coded(
 
 
 @inner
-def _row(x, codes, tile, r, levels, books, nearest, group, segment, head, block_bytes, book_bits, power, largest):
+def _row(
+    x, cols, codes, tile, r, measured, values, levels, books, nearest,
+    group, segment, head, block_bytes, book_bits, power, largest,
+):  # fmt: skip
     """Super-scales and meta bytes of row r into its tile, codes into `codes`; False where a super-scale is too big."""
     n = books.size
     most = min(segment, x.size) // group
@@ -97,16 +103,41 @@ def _row(x, codes, tile, r, levels, books, nearest, group, segment, head, block_
         tile[at], tile[at + 1] = np.uint8(bits & 0xFF), np.uint8(bits >> 8)
         unit = half_value(bits) / power
         for g in range(groups):
-            if peaks[g] == 0 or unit == 0:
-                continue
-            best, s = best_stored(sums[g], n, unit / peaks[g], largest, keys)
+            at = start + g * group
+            squares = _squares(x[at : at + group])
+            measured[1] += squares
+            best, s = 0, 0
+            if peaks[g] != 0 and unit != 0:
+                best, s = best_stored(sums[g], n, unit / peaks[g], largest, keys)
             if s == 0:
+                measured[0] += squares
                 continue
-            book, at = books[best], start + g * group
+            book = books[best]
             number = at // group
             tile[head + number // 4 * block_bytes + ROWS * (number % 4) + r] = np.uint8((s << book_bits | book) & 0xFF)
-            encode(x[at : at + group], nearest[book], np.float32(s) * unit, codes[at : at + group])
+            scale, some = np.float32(s) * unit, slice(at, at + group)
+            encode(x[some], nearest[book], scale, codes[some])
+            measured[0] += _error(x[at : min(at + group, cols)], codes[some], values[book], scale)
     return True
+
+
+@inner
+def _squares(x):
+    """Of weights, added up."""
+    total = np.float32(0)
+    for k in range(x.size):
+        total += x[k] * x[k]
+    return total
+
+
+@inner
+def _error(x, codes, values, scale):
+    """The squares of what codes leave of the weights; what padding stands for does not matter."""
+    total = np.float32(0)
+    for k in range(x.size):
+        rest = x[k] - values[codes[k]] * scale
+        total += rest * rest
+    return total
 
 
 @inner

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeGuard
 from quant.errors import CheckpointError
 
 LARGEST_HEADER = 100_000_000  # bytes, the format's own limit
+LONGEST_NAME = 255  # bytes, what file systems take
 DTYPE_BYTES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2,
     "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1,
@@ -42,7 +43,7 @@ def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
     except OSError as error:
         raise CheckpointError(f"{path.name}: {error.strerror or error}") from error
     try:
-        header = json.loads(raw, object_pairs_hook=_unique)
+        header = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path.name}: the header is not JSON ({error})", hint=AGAIN) from error
     if not isinstance(header, dict):
@@ -53,6 +54,12 @@ def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
     tensors = {name: _tensor(path, name, entry, 8 + length, size) for name, entry in header.items()}
     _check_cover(path, list(tensors.values()), 8 + length, size)
     return tensors, metadata
+
+
+def is_file_name(name: str) -> bool:
+    """Whether a name from a download can be that of a file in its own folder: no path, and nothing a system refuses."""
+    plain = name not in ("", ".", "..") and not set("/\\\0") & set(name)
+    return plain and len(name.encode(errors="replace")) <= LONGEST_NAME and name.isprintable()
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -88,8 +95,14 @@ def _wrong(path: Path, name: str, what: str) -> CheckpointError:
 
 
 def _whole_numbers(value: Any) -> TypeGuard[list[int]]:
-    # Without a Python loop, because a large checkpoint has 400 000 such lists; a bool is not an int here.
-    return isinstance(value, list) and set(map(type, value)) <= {int} and min(value, default=0) >= 0
+    # Without a Python loop, because a large checkpoint has 400 000 such lists; a bool is not an int here. The bound
+    # is that of the format, and keeps messages short.
+    return (
+        isinstance(value, list)
+        and set(map(type, value)) <= {int}
+        and min(value, default=0) >= 0
+        and max(value, default=0) < 1 << 63
+    )
 
 
 def _check_cover(path: Path, tensors: list[TensorInfo], start: int, size: int) -> None:

@@ -12,6 +12,8 @@ from quant.errors import CheckpointError
 from quant.formats import Encodable, Format, tiles
 from quant.plan import Dense, HeadSlice, Part
 
+DAMAGED = "the source is damaged: pull it again; what was quantized of it so far is kept"
+
 
 @dataclass(frozen=True)
 class SourceRows:
@@ -23,18 +25,20 @@ class SourceRows:
     slices: HeadSlice
     expert: int | None = None
 
-    def pack(self, form: Format, start: int, stop: int) -> np.ndarray:
-        """Rows start..stop in tiles: -> [ceil(n / 16), tile_bytes] u8.
+    def pack(self, form: Format, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """(rows start..stop in tiles, their squared error and squared weights): [ceil(n / 16), tile_bytes] u8, [2] f64.
 
-        Raises CheckpointError where a weight or a scale is not finite, or too large for the format.
+        The sums of what is copied are 0. Raises CheckpointError where a weight or a scale is not finite, or too large
+        for the format, saying how many of the matrix are not finite.
         """
         try:
-            return (
-                form.pack(self.decoded(start, stop)) if isinstance(form, Encodable) else self._copied(form, start, stop)
-            )
+            if not isinstance(form, Encodable):
+                return self._copied(form, start, stop), np.zeros(2)
+            packed, sums = form.pack_measured(self.decoded(start, stop))
+            return packed, sums.sum(0)
         except ValueError as error:
-            fault = self._fault(start, stop) or f"tensor {self.name!r}: {error}"
-            raise CheckpointError(fault, hint="the source is damaged; pull it again") from error
+            fault = self.checkpoint.not_finite(self.name, self.expert)
+            raise CheckpointError(str(fault or f"tensor {self.name!r}: {error}"), hint=DAMAGED) from error
 
     def decoded(self, start: int, stop: int) -> np.ndarray:
         """Rows start..stop: -> [n, C] f32."""
@@ -59,7 +63,7 @@ class SourceRows:
         codes, scales = (np.concatenate(piece) if len(piece) > 1 else piece[0] for piece in zip(*pieces, strict=True))
         out = np.zeros((tiles(stop - start), form.tile_bytes(self.shape[1])), np.uint8)
         if not pack.pack_k4(codes, scales, out):
-            raise ValueError("a scale is not finite")
+            raise ValueError(f"a scale is not finite or too large for {form.name}")
         return out
 
     def _of_heads(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
@@ -71,15 +75,6 @@ class SourceRows:
                 max(start - head * tall, 0),
                 min(stop - head * tall, tall),
             )
-
-    def _fault(self, start: int, stop: int) -> str | None:
-        for head, low, high in self._of_heads(start, stop):
-            if self.slices.transposed:
-                low, high = 0, self.slices.stop - self.slices.start
-            fault = self.checkpoint.fault(self.name, head + low, head + high, self.expert)
-            if fault:
-                return fault
-        return None
 
 
 def dense_rows(checkpoint: Checkpoint, dense: Dense) -> SourceRows:

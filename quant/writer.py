@@ -6,13 +6,15 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any
 
 from quant.errors import ResourceError, UsageError
+from quant.report import Sums
 
 RESUME = "free some space and run the same command again: it goes on where it stopped"
 
@@ -89,20 +91,22 @@ class Journal:
 
     NAME = "journal.jsonl"
 
-    def __init__(self, folder: Path, fingerprint: str) -> None:
+    def __init__(self, folder: Path, fingerprint: str, facts: Mapping[str, Any] = MappingProxyType({})) -> None:
+        """Open or begin the journal in a folder; `facts` are noted in the first line for `unfinished` to find."""
         self._path = folder / self.NAME
         self.finished: dict[str, dict[str, Any]] = {}
+        self.sums = Sums()  # errors of the matrices in finished files
         lines = self._lines()
         if lines and lines[0].get("fingerprint") == fingerprint:
             for line in lines[1:]:
                 path = folder / line["file"]
-                if path.exists() and path.stat().st_size == line["bytes"]:
-                    self.finished[line["file"]] = line
+                if "sums" in line and path.exists() and path.stat().st_size == line["bytes"]:
+                    self._note(line)
             return
         for stale in folder.iterdir():
             if stale.name != LOCK:
                 stale.unlink()
-        self._append({"fingerprint": fingerprint})
+        self._append({"fingerprint": fingerprint, **facts})
 
     def _lines(self) -> list[dict[str, Any]]:
         lines = []
@@ -119,7 +123,11 @@ class Journal:
     def add(self, entry: dict[str, Any]) -> None:
         """Record a finished file."""
         self._append(entry)
+        self._note(entry)
+
+    def _note(self, entry: dict[str, Any]) -> None:
         self.finished[entry["file"]] = entry
+        self.sums.update(entry["sums"])
 
     def _append(self, entry: dict[str, Any]) -> None:
         with self._path.open("a") as file:
@@ -132,15 +140,51 @@ class Journal:
         self._path.unlink()
 
 
+@dataclass(frozen=True)
+class Unfinished:
+    """A conversion that was begun in a folder: bytes done and in all, what a person runs to go on, if it is at work."""
+
+    done: int
+    total: int
+    resume: str
+    running: bool
+
+
+def unfinished(folder: Path) -> Unfinished:
+    """What a folder's journal says of it; zeros and nothing to run where it says nothing."""
+    lines = []
+    try:
+        for text in (folder / Journal.NAME).read_text(encoding="utf-8").splitlines():
+            lines.append(json.loads(text))
+    except (OSError, ValueError):
+        pass  # none yet, or a torn last line: what could be read counts
+    entries = [line for line in lines if isinstance(line, dict)]
+    first = entries[0] if entries else {}
+    done = sum(entry["bytes"] for entry in entries[1:] if isinstance(entry.get("bytes"), int))
+    total = first.get("total")
+    running = _is_locked(folder)
+    return Unfinished(done, total if isinstance(total, int) else 0, str(first.get("resume", "")), running)
+
+
 LOCK = "lock"
 
 
+def _is_locked(folder: Path) -> bool:
+    try:
+        with locked(folder, create=False):
+            return False
+    except UsageError:
+        return True
+    except OSError:  # no lock: nobody is at work
+        return False
+
+
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, *, create: bool = True) -> Iterator[None]:
     """Hold a folder for this process alone; raises UsageError where another has it."""
     import fcntl
 
-    descriptor = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR, 0o644)
+    descriptor = os.open(folder / LOCK, os.O_RDWR | (os.O_CREAT if create else 0), 0o644)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

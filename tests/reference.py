@@ -194,3 +194,22 @@ def feed_forward(gate: np.ndarray, up: np.ndarray, down: np.ndarray, x: np.ndarr
 def f32_products(start: np.ndarray, x: np.ndarray, y: np.ndarray, rounds: int) -> np.ndarray:
     """start [sums, lanes], x and y [lanes]."""
     return start + rounds * x.astype(np.float64) * y
+
+
+# --- likelihood ---
+
+
+def log_softmax(x: np.ndarray) -> np.ndarray:
+    x = x.astype(np.float64)
+    return x - np.logaddexp.reduce(x, axis=-1, keepdims=True)
+
+
+def surprise(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    return -log_softmax(logits)[np.arange(targets.size), targets]
+
+
+def divergence(base: np.ndarray, logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    p, q, at = log_softmax(base), log_softmax(logits), np.arange(targets.size)
+    with np.errstate(invalid="ignore"):  # 0 log 0
+        terms = np.where(p == -np.inf, 0, np.exp(p) * (p - q))
+    return np.stack((terms.sum(1), -p[at, targets], -q[at, targets], base.argmax(1) == logits.argmax(1)), axis=1)

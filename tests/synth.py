@@ -37,7 +37,7 @@ def write_model(config: dict[str, Any], folder: Path, recipe: str = "int4", *, s
     source = ConfigSource(config, plan)
     places = {dense.name: layout.DENSE_FILE for dense in plan.dense}
     _write_dense(source, plan, chosen, folder / layout.DENSE_FILE)
-    crc32 = {layout.DENSE_FILE: []}
+    crc32 = {layout.DENSE_FILE: [0] * len(plan.dense)}  # see below
     for layer in plan.experts:
         file = layout.expert_file(layer.layer)
         crc32[file] = _write_experts(source, layer, chosen, folder / file, sparse)

@@ -36,9 +36,9 @@ def pull(
         f"{output.size(needed)} ({output.size(total - needed)} present, {output.size(hub.free_bytes())} free)"
     )
     hub.check_room(needed)
+    store.remember_source(repository.name.repo, repository.commit, folder)  # before, so that `moe list` shows a part
     with output.progress("pulling", total, done=total - needed) as advance:
         hub.fetch(repository, files, advance)
-    store.remember_source(repository.name.repo, repository.commit, folder)
     if json:
         output.as_json(
             {"repo": repository.name.repo, "revision": repository.commit, "path": str(folder), "bytes": total}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli import options, output
+from cli import options, output, sizes
+from cli.names import is_path
 
 if TYPE_CHECKING:
     from quant.preview import Preview
@@ -30,13 +30,13 @@ def quantize(
     It is written a layer at a time; a stopped run goes on where it was.
     """
     from cli import store
-    from cli.names import is_path
     from cpu_runtime import plan_for
     from cpu_runtime.text import tokenizer
     from quant.checkpoint import Checkpoint
     from quant.convert import convert
     from quant.preview import preview
     from quant.recipe import load_recipe
+    from quant.report import read_report
 
     chosen = load_recipe(recipe)
     folder, origin = store.find_source(source)
@@ -44,39 +44,55 @@ def quantize(
     target = Path(name).expanduser() if is_path(name) else store.place(name)
     with Checkpoint.open(folder) as checkpoint:
         plan = plan_for(checkpoint.config, checkpoint.names)
-        sizes = preview(checkpoint, plan, chosen)
+        planned = preview(checkpoint, plan, chosen)
         if not json:
-            _show(sizes)
+            _show(planned)
         if not tokenizer.find(folder):
             files = " or ".join(tokenizer.FILES)
             output.say(f"warning: {folder} has no {files}; the model will answer token ids only, not text")
         if not dry_run:
-            with output.progress("quantizing", sizes.output_bytes) as advance:
-                convert(checkpoint, plan, chosen, target, source=origin, on_progress=lambda p: advance(p.done))
+            with output.progress("quantizing", planned.output_bytes) as advance:
+                convert(
+                    checkpoint,
+                    plan,
+                    chosen,
+                    target,
+                    source=origin,
+                    resume=_command(source, folder, recipe, out, target),
+                    on_progress=lambda p: advance(p.done),
+                    on_file=sizes.show_file,
+                )
+    report = None if dry_run else read_report(target)
     if json:
-        output.as_json({"path": str(target), "made": not dry_run, **_to_json(sizes)})
+        output.as_json({"path": str(target), "made": not dry_run, **_to_json(planned), "report": report})
     elif not dry_run:
+        sizes.show_roles(planned.roles, report, to_stderr=True)
         output.line(str(target))
         output.say(f"next: moe chat {target if is_path(name) else name}")
 
 
-def _show(sizes: Preview) -> None:
-    rows = [
-        [role.role, f"{role.weights / 1e6:.1f} M", "+".join(role.formats), f"{role.bits_per_weight:.2f}",
-         output.size(role.bytes)]
-        for role in sizes.roles
-    ]  # fmt: skip
-    output.table(["ROLE", "WEIGHTS", "FORMAT", "BITS", "SIZE"], rows, to_stderr=True)
-    output.say(
-        f"{output.size(sizes.source_bytes)} to {output.size(sizes.output_bytes)}, "
-        f"{8 * sizes.output_bytes / sizes.weights:.2f} bits a weight; about {output.size(sizes.peak_bytes)} of memory"
-    )
+def _command(source: str, folder: Path, recipe: str, out: str | None, target: Path) -> str:
+    """What goes on with this conversion from any folder."""
+    import shlex
+
+    given = source if not Path(source).expanduser().is_dir() else str(folder.resolve())
+    parts = ["moe", "quantize", given]
+    if recipe != "int4":
+        parts += ["--recipe", str(Path(recipe).resolve()) if Path(recipe).is_file() else recipe]
+    if out is not None:
+        parts += ["--out", f"{target.resolve()}" if is_path(out) else out]
+    return shlex.join(parts)
 
 
-def _to_json(sizes: Preview) -> dict[str, object]:
+def _show(preview: Preview) -> None:
+    sizes.show_roles(preview.roles, None, to_stderr=True)
+    output.say(f"from {output.size(preview.source_bytes)}; about {output.size(preview.peak_bytes)} of memory")
+
+
+def _to_json(preview: Preview) -> dict[str, object]:
     return {
-        "source_bytes": sizes.source_bytes,
-        "output_bytes": sizes.output_bytes,
-        "peak_bytes": sizes.peak_bytes,
-        "roles": [{**asdict(role), "bits": role.bits_per_weight} for role in sizes.roles],
+        "source_bytes": preview.source_bytes,
+        "output_bytes": preview.output_bytes,
+        "peak_bytes": preview.peak_bytes,
+        "roles": [sizes.as_json(role) for role in preview.roles],
     }

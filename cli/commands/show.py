@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli import options, output
+from cli import options, output, sizes
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from quant.container import QuantizedModel
+
+_SHOWN = 20  # faults
 
 
 def show(
@@ -16,35 +23,51 @@ def show(
 ) -> None:
     """Describe a quantized model.
 
-    With --verify, check every file against its checksum.
+    Bits are stored bits a weight; the error is the root of the squared differences from the source over its squares, as
+    found when the model was quantized. With --verify, every file is read from the drive again and compared with its
+    checksum; what is damaged is named: a file, and in it a tensor or an expert.
     """
     from cli import store
     from quant.container import open_model
-    from quant.errors import CheckpointError
+    from quant.report import read_report
+    from quant.role_sizes import role_sizes
 
-    opened = open_model(store.find(model))
-    facts = _facts(opened)
+    folder = store.find(model)
+    if verify:
+        _verify(folder)
+    opened, report = open_model(folder), read_report(folder)
+    facts, roles = _facts(opened), role_sizes(opened.manifest["dense"], opened.manifest["experts"])
     if json:
-        output.as_json(facts)
+        more = {"revision": facts["source"].partition("@")[2], **({"intact": True} if verify else {})}
+        files = {name: entry["sha256"] for name, entry in opened.manifest["files"].items()}
+        by_role = {size.role: sizes.as_json(size) for size in roles}
+        output.as_json({**facts, **more, "roles": by_role, "report": report, "files": files})
     else:
         output.table(["", ""], [[key.replace("_", " "), str(value)] for key, value in facts.items()])
-    if verify:
-        with output.progress("verifying", opened.bytes) as advance:
-            damage = list(opened.verify(lambda done, total: advance(done)))
-        if damage:
-            more = f" (and {len(damage) - 1} more faults)" if len(damage) > 1 else ""
-            raise CheckpointError(damage[0] + more, hint="quantize the model again")
-        output.say("every file is as it was written")
+        output.line("")
+        sizes.show_roles(roles, report)
 
 
-def _facts(opened: Any) -> dict[str, Any]:
+def _verify(folder: Path) -> None:
+    """Raise CheckpointError where a file is damaged, after naming all that is."""
+    from quant.errors import CheckpointError
+    from quant.manifest_file import read_manifest
+    from quant.verify import verify
+
+    total = sum(entry["bytes"] for entry in read_manifest(folder)["files"].values())
+    with output.progress("verifying", total) as advance:
+        damage = verify(folder, lambda done, total: advance(done))
+    if damage:
+        for line in damage[1:_SHOWN]:
+            output.say(line)
+        more = f" (and {len(damage) - 1} more faults)" if len(damage) > 1 else ""
+        raise CheckpointError(damage[0] + more, hint="quantize the model again, or pull it again if it came ready-made")
+    output.say("every file is as it was written")
+
+
+def _facts(opened: QuantizedModel) -> dict[str, Any]:
     manifest = opened.manifest
     text = opened.config.get("text_config", opened.config)
-    dense: dict[str, set[str]] = {}
-    for entry in manifest["dense"].values():
-        dense.setdefault(entry["role"], set()).add(entry.get("format", "f32"))
-    experts = [part["format"] for layer in manifest["experts"].values() for part in layer["parts"].values()]
-    dense["expert"] = set(experts)
     layers = [opened.expert_layer(layer) for layer in opened.expert_layers]
     return {
         "name": opened.path.name,
@@ -53,12 +76,10 @@ def _facts(opened: Any) -> dict[str, Any]:
         "source": manifest["source"]["name"],
         "recipe": manifest["recipe"]["name"],
         "size": output.size(opened.bytes),
-        "formats": ", ".join(
-            f"{role} {'+'.join(sorted(formats))}" for role, formats in sorted(dense.items()) if formats
-        ),
         "expert_layers": len(layers),
         "experts_a_layer": layers[0].records.shape[0] if layers else 0,
         "active_experts": text.get("num_experts_per_tok"),
         "expert_record": output.size(layers[0].records.shape[1]) if layers else "",
         "context": text.get("max_position_embeddings"),
+        "manifest_sha256": manifest.get("sha256"),
     }

@@ -7,9 +7,10 @@ import sys
 
 import numpy as np
 
-from quant.container import AGAIN, ExpertRecords
+from quant.container import ExpertRecords
 from quant.errors import CheckpointError
 from quant.layout import PAGE
+from quant.manifest_file import AGAIN
 
 
 class RecordFile:

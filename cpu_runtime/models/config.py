@@ -7,6 +7,10 @@ from typing import Any
 from cpu_runtime.layers.rope import Frequencies, plain, yarn
 from quant.errors import CheckpointError, UnsupportedError
 
+MOST = 1 << 24  # of anything: what arrays are made of before a weight is read
+MOST_LAYERS = 1000
+MOST_ROTATED = 1 << 16
+
 
 class Keys:
     """The keys of one config object; every reader checks the type and names the key in its error.
@@ -35,25 +39,29 @@ class Keys:
     def _wrong(self, key: str, value: Any, expected: str) -> CheckpointError:
         return CheckpointError(f"config.json: {self._path(key)!r} is {value!r}, expected {expected}")
 
-    def size(self, key: str, default: int | None = None) -> int:
-        """A whole number of at least 1."""
+    def size(self, key: str, default: int | None = None, most: int = MOST) -> int:
+        """A whole number from 1 to `most`."""
         value = self._value(key, default)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise self._wrong(key, value, "a whole number of at least 1")
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+            raise self._wrong(key, value, f"a whole number from 1 to {most}")
         return value
+
+    def layers(self, key: str = "num_hidden_layers") -> int:
+        """How many layers there are: few enough to be listed."""
+        return self.size(key, most=MOST_LAYERS)
 
     def number(self, key: str, default: float | None = None) -> float:
         """A finite positive number."""
         value = self._value(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e300:
             raise self._wrong(key, value, "a positive number")
         return float(value)
 
     def count(self, key: str, default: int | None = None) -> int:
-        """A whole number of at least 0."""
+        """A whole number from 0 to MOST."""
         value = self._value(key, default)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise self._wrong(key, value, "a whole number of at least 0")
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MOST:
+            raise self._wrong(key, value, f"a whole number from 0 to {MOST}")
         return value
 
     def word(self, key: str) -> str:
@@ -92,8 +100,10 @@ class Keys:
 
 def frequencies(keys: Keys, n_rotated: int) -> Frequencies:
     """How fast heads turn, from `rope_parameters` (new) or `rope_theta` and `rope_scaling` (older): plain or YaRN."""
-    if n_rotated % 2:
-        raise CheckpointError(f"config.json: an odd number of rotated dimensions, {n_rotated}")
+    if n_rotated % 2 or not 0 <= n_rotated <= MOST_ROTATED:
+        raise CheckpointError(
+            f"config.json: {n_rotated} rotated dimensions of a head, expected an even number of at most {MOST_ROTATED}"
+        )
     rope = keys.inside("rope_parameters" if "rope_parameters" in keys else "rope_scaling")
     theta = (rope if "rope_theta" in rope else keys).number("rope_theta")
     kind = "rope_type" if "rope_type" in rope else "type"

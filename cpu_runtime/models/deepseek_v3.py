@@ -84,7 +84,7 @@ def read_keys(keys: Keys) -> Config:
         vocab=keys.size("vocab_size"),
         context=keys.size("max_position_embeddings"),
         eps=keys.number("rms_norm_eps"),
-        layers=keys.size("num_hidden_layers"),
+        layers=keys.layers(),
         dense_layers=keys.count("first_k_dense_replace"),
         mtp_layers=keys.count("num_nextn_predict_layers", 0),
         heads=keys.size("num_attention_heads"),

@@ -57,7 +57,7 @@ def read(config: dict[str, Any]) -> Config:
     keys.expect("qk_norm_type", "per_layer")
     keys.expect("use_routing_bias", True)
     keys.expect("shared_intermediate_size", 0)
-    layers, head_size = keys.size("num_hidden_layers"), keys.size("head_dim")
+    layers, head_size = keys.layers(), keys.size("head_dim")
     keys.expect("attn_type_list", [1] * layers)  # 0 would be the linear attention of earlier MiniMax models
     c = Config(
         hidden=keys.size("hidden_size"),

@@ -102,7 +102,7 @@ def read(config: dict[str, Any]) -> Config:
 
 
 def _layer_kinds(text: Keys) -> tuple[bool, ...]:
-    layers = text.size("num_hidden_layers")
+    layers = text.layers()
     kinds = text.words("layer_types")
     if kinds is None:
         interval = text.size("full_attention_interval", 4)

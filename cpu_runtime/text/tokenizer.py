@@ -20,14 +20,17 @@ FILES = ("tokenizer.json", tiktoken_file.NAME)
 
 
 class Tokenizer:
-    """Byte-level BPE over the `tokenizers` library, with the ids that end a turn.
+    """Byte-level BPE over the `tokenizers` library, with the ids that end a turn, and those that begin any text.
 
     `shown` are the control tokens that have text all the same, because something in it is to be recognized.
     """
 
-    def __init__(self, library: Library, stop_ids: frozenset[int], shown: Collection[str] = ()) -> None:
+    def __init__(
+        self, library: Library, stop_ids: frozenset[int], shown: Collection[str] = (), opening: Sequence[int] = ()
+    ) -> None:
         self._library = library
         self.stop_ids = stop_ids
+        self.opening = list(opening)
         self._added = {
             id_: b"" if token.special and token.content not in shown else token.content.encode()
             for id_, token in library.get_added_tokens_decoder().items()
@@ -41,7 +44,8 @@ class Tokenizer:
         if file is None:
             raise CheckpointError(f"{FILES[0]} is missing from {folder}", hint="pull the model again")
         library = tiktoken_file.load(folder) if file.name == tiktoken_file.NAME else _from_json(file)
-        return cls(library, _stop_ids(folder, library.token_to_id, syntax.stops), syntax.markers)
+        stop_ids = _stop_ids(folder, library.token_to_id, syntax.stops)
+        return cls(library, stop_ids, syntax.markers, _opening(folder, library))
 
     def encode(self, text: str) -> list[int]:
         """Ids of the text exactly as it stands; nothing is added at either end.
@@ -58,6 +62,11 @@ class Tokenizer:
         """Text of the ids; control tokens give none."""
         decoder = StreamDecoder(self)
         return "".join(map(decoder.feed, ids)) + decoder.finish()
+
+    def name_of(self, token_id: int) -> str | None:
+        """How the vocabulary spells a token; None for an id that has no token."""
+        name: str | None = self._library.id_to_token(token_id)
+        return name
 
     def bytes_of(self, token_id: int) -> bytes:
         """The bytes a token stands for: none for a control token, and for an id that has no token."""
@@ -114,6 +123,16 @@ def _from_json(path: Path) -> Library:
     if library.decoder is None or b"ByteLevel" not in library.decoder.__getstate__():
         raise UnsupportedError(f"{path.name}: only byte-level tokenizers are supported")
     return library
+
+
+def _opening(folder: Path, library: Library) -> list[int]:
+    """What a text that is no conversation begins with: `bos_token` where a config says so, or the template's own."""
+    file = folder / "tokenizer_config.json"
+    config = read_json(file) if file.exists() else {}
+    bos = config.get("bos_token")
+    content = bos.get("content") if isinstance(bos, dict) else bos
+    id_ = library.token_to_id(content) if isinstance(content, str) and config.get("add_bos_token") is True else None
+    return list(library.encode("").ids) if id_ is None else [id_]
 
 
 def _stop_ids(folder: Path, id_of: Callable[[str], int | None], stops: Sequence[str]) -> frozenset[int]:

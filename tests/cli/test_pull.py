@@ -59,7 +59,8 @@ def test_what_is_needed_arrives_once(hub: Hub, home: Path, source: Path) -> None
 def test_a_failed_pull_goes_on_with_what_is_missing(hub: Hub, home: Path) -> None:
     hub.faults["GET", SHARDS[1]] = [403]
     check_error(pull(hub, home), 4, REPO)
-    assert not (home / "sources").exists()
+    listed = moe("list", "--json", home=home).stdout
+    assert [source["complete"] for source in json.loads(listed)["sources"]] == [False]
     result = pull(hub, home)
     assert result.returncode == 0
     assert "1 of 2 weight files" in result.stderr

@@ -97,7 +97,9 @@ def test_index_naming_a_missing_file(tmp_path: Path) -> None:
         Checkpoint.open(folder)
 
 
-@pytest.mark.parametrize("name", ["../model.safetensors", "/etc/passwd", "sub/model.safetensors", ".."])
+@pytest.mark.parametrize(
+    "name", ["../model.safetensors", "/etc/passwd", "sub/model.safetensors", "..", "a\0b", "x" * 300, "\ud800", ""]
+)
 def test_index_naming_a_file_elsewhere(tmp_path: Path, name: str) -> None:
     folder = copy_of(FUSED, tmp_path / "m")
     change_json(folder / INDEX, weight_map={"a": name})
@@ -147,9 +149,10 @@ ENTRY = {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}
         {"data_offsets": [16, 0]},
         {"data_offsets": [0]},
         {"data_offsets": [0, 2**70]},
+        {"shape": [9 * 10**4299, 4]},
         {"data_offsets": [0.0, 16.0]},
     ],
-    ids=str,
+    ids=lambda entry: str(entry)[:40],
 )
 def test_wrong_entries(tmp_path: Path, entry: dict[str, Any]) -> None:
     path = tmp_path / "model.safetensors"
@@ -166,6 +169,21 @@ def test_tensors_must_cover_the_file(tmp_path: Path, offsets: tuple[list[int], l
     write_safetensors(path, {str(n): ENTRY | {"data_offsets": o} for n, o in enumerate(offsets)}, bytes(36))
     with pytest.raises(CheckpointError):
         read_header(path)
+
+
+def test_a_header_in_another_encoding(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    text = json.dumps({"t": ENTRY}).encode("utf-16")
+    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(16))
+    with pytest.raises(CheckpointError, match="not JSON"):
+        read_header(path)
+
+
+def test_a_config_of_a_gigabyte(tmp_path: Path) -> None:
+    with (tmp_path / "config.json").open("wb") as file:
+        file.truncate(1 << 30)
+    with pytest.raises(CheckpointError, match="1073741824 bytes"):
+        Checkpoint.open(tmp_path)
 
 
 def test_a_dtype_without_a_decoder(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -15,22 +14,19 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from cpu_runtime import plan_for
+from cpu_runtime import Engine, plan_for
 from quant.checkpoint import INDEX, Checkpoint
 from quant.container import open_model
 from quant.convert import convert, partial_folder
 from quant.errors import CheckpointError, ResourceError, UnsupportedError, UsageError
 from quant.preview import preview
 from quant.recipe import load_recipe
-from tests.checkpoints import bf16, change_json, copy_of, header_of, write_safetensors
+from quant.verify import verify
+from tests.checkpoints import bf16, change_json, copy_of, digests, header_of, write_safetensors
 from tests.conftest import DEMO, FIXTURES, ROOT, Quantized, quantize
 
 FUSED = FIXTURES / "qwen3_5_fused"
 PREFIX = "model.language_model."
-
-
-def digests(folder: Path) -> dict[str, str]:
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
 
 
 @pytest.mark.parametrize("name", ["qwen3_5_fused", "qwen3_5_per_expert"])
@@ -276,12 +272,12 @@ def test_an_unreadable_folder(tmp_path: Path) -> None:
 
 def test_every_damaged_byte_is_found(tmp_path: Path, quantized: Quantized) -> None:
     folder = copy_of(quantized(FUSED, "int4"), tmp_path / "m")
-    assert list(open_model(folder).verify()) == []
+    assert verify(folder) == []
     shard = folder / "experts-002.safetensors"
     data = bytearray(shard.read_bytes())
     data[4096 + open_model(folder).expert_layer(2).records.shape[1] * 5 + 17] ^= 1
     shard.write_bytes(data)
-    assert list(open_model(folder).verify()) == [
+    assert verify(folder) == [
         "experts-002.safetensors: its checksum differs from the manifest's",
         "experts-002.safetensors: expert 5 of layer 2 is damaged",
     ]
@@ -308,6 +304,14 @@ def test_truncated_and_missing_files(tmp_path: Path, quantized: Quantized, file:
         {"dense": {"embed": {"shape": [1, 2], "format": "q9"}}},
         {"experts": {"0": {"file": "experts-000.safetensors", "n_experts": 8}}},
         {"experts": {"zero": {}}},
+        {"experts": {"²": {"file": "dense.safetensors"}}},
+        {"experts": {"0": {"file": ["dense.safetensors"]}}},
+        {"dense": {"embed": {"role": "embedding", "shape": [1, 2], "format": []}}},
+        {"dense": {"embed": {"role": "embedding", "shape": [2**61, 4]}}},
+        {"files": {"..": {"bytes": 1, "sha256": ""}}},
+        {"files": {"a\0b": {"bytes": 1, "sha256": ""}}},
+        {"recipe": []},
+        {"source": {}},
     ],
     ids=str,
 )
@@ -315,7 +319,21 @@ def test_a_manifest_is_not_trusted(tmp_path: Path, quantized: Quantized, change:
     folder = copy_of(quantized(FUSED, "int4"), tmp_path / "m")
     change_json(folder / "manifest.json", **change)
     with pytest.raises(CheckpointError):
-        open_model(folder)
+        open_model(folder).vector("embed")
+
+
+def test_shapes_that_config_json_contradicts(tmp_path: Path, quantized: Quantized) -> None:
+    """Kernels trust shapes: fewer experts than a router picks from would be read from beyond the file."""
+    folder = copy_of(quantized(FUSED, "int4"), tmp_path / "m")
+    sound = json.loads((folder / "config.json").read_text())
+    for key, value, what in (
+        ("num_experts", 9, "router"),
+        ("moe_intermediate_size", 64, "expert"),
+        ("vocab_size", 8, ""),
+    ):
+        (folder / "config.json").write_text(json.dumps({**sound, "text_config": {**sound["text_config"], key: value}}))
+        with pytest.raises(CheckpointError, match=f"{what}.*config.json says"):
+            Engine.open(folder)
 
 
 def test_a_record_part_that_reaches_beyond_its_record(tmp_path: Path, quantized: Quantized) -> None:
@@ -324,7 +342,7 @@ def test_a_record_part_that_reaches_beyond_its_record(tmp_path: Path, quantized:
     manifest["experts"]["0"]["parts"]["down"]["offset"] += 1 << 40
     (folder / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(CheckpointError, match="beyond"):
-        open_model(folder).expert_layer(0)
+        open_model(folder)
 
 
 PEAK = """

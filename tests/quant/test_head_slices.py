@@ -106,6 +106,6 @@ def test_a_number_that_is_none_is_found_in_its_source_row(tmp_path: Path, row: i
     both = plan(HeadSlice(3, 20, 0, 7, True), 64, HeadSlice(3, 20, 7, 20))
     with (
         Checkpoint.open(folder) as checkpoint,
-        pytest.raises(CheckpointError, match=f"'kv_b.weight': a weight in row {row} is not finite"),
+        pytest.raises(CheckpointError, match=f"'kv_b.weight': .* in row {row}, column 9"),
     ):
         convert(checkpoint, both, Recipe("exact", "", {}), tmp_path / "out")
