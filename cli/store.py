@@ -102,7 +102,7 @@ def find_stored(name: str) -> Stored:
     close = nearest(name, names) or names[:3]
     hint = f"here: {', '.join(close)}" if close else "there is none here yet; try: moe demo, or moe pull ORG/NAME"
     if any(model.name.lower() == name.lower() for model in stored()):
-        hint = "its conversion was stopped; run the same moe quantize command again to finish it"
+        hint = "its conversion was stopped; run the same moe quantize or moe pull command again to finish it"
     raise ModelNotFound(f"no model {name!r}", hint=hint)
 
 
@@ -139,6 +139,17 @@ def newest() -> Path:
 def place(name: str) -> Path:
     """Where a model of this name goes."""
     return models_folder() / check_store_name(name)
+
+
+def target(out: str | None, origin: str, recipe: str = "") -> Path:
+    """Where a model made of `origin` goes: to the folder or store name `out`, or under a name that says what it is."""
+    name = out or origin.split("@")[0].rsplit("/", 1)[-1].lower() + (f"-{recipe}" if recipe else "")
+    return Path(name).expanduser() if is_path(name) else place(name)
+
+
+def shortest(path: Path) -> str:
+    """What to type for a model: its name where it is in the store."""
+    return path.name if path.parent == models_folder() else str(path)
 
 
 def delete(model: Stored) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -142,26 +142,32 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _through_index(path: Path, index: dict[str, Any]) -> dict[str, TensorInfo]:
+def tensors_by_file(index: dict[str, Any]) -> dict[str, list[str]]:
+    """Shard -> tensors in it, as an index has them; raises CheckpointError."""
     weight_map = index.get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
         raise CheckpointError(f"{INDEX}: 'weight_map' must map tensors to files", hint=AGAIN)
-    tensors: dict[str, TensorInfo] = {}
-    for file, names in _by_file(weight_map):
-        if Path(file).name != file or file in (".", ".."):
-            raise CheckpointError(f"{INDEX} names the file {file!r}, which is outside the model's folder")
-        if not (path / file).exists():
-            raise CheckpointError(f"{INDEX} names {file}, which is missing from {path}", hint=AGAIN)
-        held = read_header(path / file)[0]
-        for name in names:
-            if name not in held:
-                raise CheckpointError(f"{INDEX} puts tensor {name!r} in {file}, which does not hold it", hint=AGAIN)
-            tensors[name] = held[name]
-    return tensors
-
-
-def _by_file(weight_map: dict[str, str]) -> Iterator[tuple[str, list[str]]]:
     files: dict[str, list[str]] = {}
     for name, file in weight_map.items():
         files.setdefault(file, []).append(name)
-    yield from files.items()
+    for file in files:
+        if Path(file).name != file or file in (".", ".."):
+            raise CheckpointError(f"{INDEX} names the file {file!r}, which is outside the model's folder")
+    return files
+
+
+def held_by(file: str, names: Iterable[str], header: dict[str, TensorInfo]) -> dict[str, TensorInfo]:
+    """The tensors that an index puts in a file; raises CheckpointError where its header lacks one."""
+    for name in names:
+        if name not in header:
+            raise CheckpointError(f"{INDEX} puts tensor {name!r} in {file}, which does not hold it", hint=AGAIN)
+    return {name: header[name] for name in names}
+
+
+def _through_index(path: Path, index: dict[str, Any]) -> dict[str, TensorInfo]:
+    tensors: dict[str, TensorInfo] = {}
+    for file, names in tensors_by_file(index).items():
+        if not (path / file).exists():
+            raise CheckpointError(f"{INDEX} names {file}, which is missing from {path}", hint=AGAIN)
+        tensors |= held_by(file, names, read_header(path / file)[0])
+    return tensors

@@ -259,6 +259,11 @@ def open_model(path: Path) -> QuantizedModel:
         if (path / "config.json").exists():
             raise CheckpointError(f"{path} is a source checkpoint", hint=f"quantize it first: moe quantize {path}")
         raise CheckpointError(f"{path} holds no model: neither {MANIFEST} nor config.json")
+    return QuantizedModel(path, read_json(path / "config.json"), read_manifest(path))
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest in a folder, of the shape it should have; raises CheckpointError or UnsupportedError."""
     manifest = read_json(path / MANIFEST)
     version = manifest.get("format_version")
     if version != FORMAT_VERSION:
@@ -268,7 +273,7 @@ def open_model(path: Path) -> QuantizedModel:
     fault = _fault(manifest)
     if fault:
         raise CheckpointError(f"{MANIFEST}: {fault}", hint=AGAIN)
-    return QuantizedModel(path, read_json(path / "config.json"), manifest)
+    return manifest
 
 
 def _fault(manifest: dict[str, Any]) -> str | None:

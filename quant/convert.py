@@ -12,6 +12,7 @@ import shutil
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,7 +27,7 @@ from quant.manifest import FORMAT_VERSION, MANIFEST, manifest
 from quant.plan import Dense, ExpertLayer, Plan, check
 from quant.recipe import Recipe
 from quant.source_rows import SourceRows, dense_rows, part_rows
-from quant.writer import RESUME, FileWriter, Journal, locked, sync_folder
+from quant.writer import LOCK, RESUME, FileWriter, Journal, locked, sync_folder, write_error
 
 CHUNK = 64 << 20  # bytes of float32 rows held at a time
 SPARE = 64 << 20  # bytes of disk kept free beside the model itself
@@ -63,24 +64,47 @@ def convert(
     after an error or a kill the same call resumes.
     """
     check(plan, checkpoint)
-    if out.exists():
-        raise UsageError(f"{out} already exists", hint="remove it, or choose another --out")
+    with building(out) as folder:
+        _convert(checkpoint, plan, recipe, folder, source, on_progress)
+    return out
+
+
+@contextmanager
+def building(out: Path) -> Iterator[Path]:
+    """The folder to build the model `out` in, which gets that name at the end; this process alone has it.
+
+    Raises UsageError where `out` exists or another process builds it, ResourceError where it can't be written.
+    """
+    refuse_existing(out)
     partial = partial_folder(out)
     try:
         partial.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ResourceError(f"can't write {partial.parent}: {error.strerror}") from error
+        raise write_error(error, partial) from error
     with locked(partial):
         try:
-            _convert(checkpoint, plan, recipe, partial, source, on_progress)
+            yield partial
         except BaseException:
-            if not any(partial.glob("*.safetensors")):  # nothing to go on with
+            if {path.name for path in partial.iterdir()} <= {LOCK, Journal.NAME}:  # nothing to go on with
                 shutil.rmtree(partial)
             raise
-        partial.joinpath("lock").unlink()
         partial.rename(out)
         sync_folder(out.parent)
+        tidy(out)
+
+
+def tidy(out: Path) -> Path:
+    """A finished model, without the journal and lock, which outlive the renaming and a kill after it."""
+    for name in (Journal.NAME, LOCK):
+        (out / name).unlink(missing_ok=True)
     return out
+
+
+def refuse_existing(out: Path) -> None:
+    """Raise UsageError where something has the name of what is to be made."""
+    if out.exists():
+        tidy(out)
+        raise UsageError(f"{out} already exists", hint="remove it, or choose another --out")
 
 
 def partial_folder(out: Path) -> Path:
@@ -113,11 +137,11 @@ def _convert(
             assert file.bytes == job.size
             journal.add({"file": job.file, "bytes": file.bytes, "sha256": file.sha256, "crc32": crc32[1:]})
             done += job.size
-    _finish(checkpoint, plan, recipe, folder, source, journal)
+    finish(checkpoint, plan, recipe, folder, source, journal)
 
 
-def _finish(checkpoint: Checkpoint, plan: Plan, recipe: Recipe, folder: Path, source: str, journal: Journal) -> None:
-    """The small files, the manifest last."""
+def finish(checkpoint: Checkpoint, plan: Plan, recipe: Recipe, folder: Path, source: str, journal: Journal) -> None:
+    """Write the small files, the manifest last; the journal has the large ones."""
     small = {name: (checkpoint.path / name).read_bytes() for name in COPIED if (checkpoint.path / name).is_file()}
     own = {"quant_method": "moe", "format_version": FORMAT_VERSION, "recipe": recipe.name}
     small["config.json"] = _json({**checkpoint.config, "quantization_config": own})
@@ -133,7 +157,6 @@ def _finish(checkpoint: Checkpoint, plan: Plan, recipe: Recipe, folder: Path, so
     for name, data in small.items():
         with FileWriter(folder / name) as file:
             file.write(data)
-    journal.remove()
 
 
 def _json(value: Any) -> bytes:
@@ -169,9 +192,9 @@ def _dense_job(checkpoint: Checkpoint, plan: Plan, recipe: Recipe) -> _Job:
         yield head
         for dense, form in ordered:
             if form is None:
-                yield _vector(checkpoint, dense)
+                yield vector(checkpoint, dense)
             else:
-                yield from (packed.data for packed in _packed(dense_rows(checkpoint, dense), form))
+                yield from (packed.data for packed in packed_rows(dense_rows(checkpoint, dense), form))
 
     return _Job(layout.DENSE_FILE, len(head) + size, False, data)
 
@@ -187,7 +210,7 @@ def _expert_job(checkpoint: Checkpoint, layer: ExpertLayer, recipe: Recipe) -> _
             for part in layer.parts:
                 place = parts[part.name]
                 at = place.offset
-                for packed in _packed(part_rows(checkpoint, part, expert), place.format):
+                for packed in packed_rows(part_rows(checkpoint, part, expert), place.format):
                     record[at : at + packed.size] = packed.reshape(-1)
                     at += packed.size
             yield record.data
@@ -195,7 +218,7 @@ def _expert_job(checkpoint: Checkpoint, layer: ExpertLayer, recipe: Recipe) -> _
     return _Job(layout.expert_file(layer.layer), len(head) + size, True, data)
 
 
-def _packed(rows: SourceRows, form: Format) -> Iterator[np.ndarray]:
+def packed_rows(rows: SourceRows, form: Format) -> Iterator[np.ndarray]:
     """Packed tiles of a whole matrix, a bounded number of rows at a time."""
     n_rows, cols = rows.shape
     step = max(ROWS, CHUNK // (4 * cols) // ROWS * ROWS)
@@ -203,7 +226,8 @@ def _packed(rows: SourceRows, form: Format) -> Iterator[np.ndarray]:
         yield rows.pack(form, start, min(start + step, n_rows))
 
 
-def _vector(checkpoint: Checkpoint, dense: Dense) -> memoryview:
+def vector(checkpoint: Checkpoint, dense: Dense) -> memoryview:
+    """A dense vector's bytes, float32; raises CheckpointError where a value is not finite."""
     values = checkpoint.values(dense.source)
     if not np.isfinite(values).all():
         raise CheckpointError(f"tensor {dense.source!r}: a value is not finite")

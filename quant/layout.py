@@ -84,6 +84,12 @@ def stored_shape(dense: Dense, recipe: Recipe, source: Source) -> tuple[str, tup
     return "U8", (form.matrix_bytes(rows, cols) // tile_bytes, tile_bytes), form
 
 
+def stored_bytes(dense: Dense, recipe: Recipe, source: Source) -> int:
+    """The size of a dense tensor as it is stored."""
+    _, shape, form = stored_shape(dense, recipe, source)
+    return prod(shape) * (1 if form else 4)
+
+
 def in_file_order(plan: Plan) -> list[Dense]:
     """Matrices first: they are whole lines of 64 bytes, so that each begins at one; vectors after them."""
     return sorted(plan.dense, key=lambda dense: dense.kind == "vector")
@@ -93,8 +99,8 @@ def dense_header(plan: Plan, recipe: Recipe, source: Source) -> tuple[bytes, int
     """(header, bytes of the data after it) of the file of dense tensors."""
     sizes = {}
     for dense in in_file_order(plan):
-        dtype, shape, form = stored_shape(dense, recipe, source)
-        sizes[dense.name] = dtype, shape, prod(shape) * (1 if form else 4)
+        dtype, shape, _ = stored_shape(dense, recipe, source)
+        sizes[dense.name] = dtype, shape, stored_bytes(dense, recipe, source)
     return header(sizes), sum(size for _, _, size in sizes.values())
 
 

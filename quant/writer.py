@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 from quant.errors import ResourceError, UsageError
 
+TEMPORARY = ".tmp"
 RESUME = "free some space and run the same command again: it goes on where it stopped"
 
 
@@ -25,7 +27,7 @@ class FileWriter:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._temporary = path.with_name(path.name + ".tmp")
+        self._temporary = path.with_name(path.name + TEMPORARY)
         self._file = self._temporary.open("wb")
         self._hash = hashlib.sha256()
         self.bytes = 0
@@ -35,7 +37,7 @@ class FileWriter:
         try:
             self._file.write(data)
         except OSError as error:
-            raise _explained(error, self._path) from error
+            raise write_error(error, self._path) from error
         self._hash.update(data)
         self.bytes += memoryview(data).nbytes
 
@@ -58,7 +60,7 @@ class FileWriter:
                 self._temporary.replace(self._path)
                 sync_folder(self._path.parent)
         except OSError as problem:
-            raise _explained(problem, self._path) from problem
+            raise write_error(problem, self._path) from problem
         finally:
             try:
                 self._file.close()
@@ -66,10 +68,14 @@ class FileWriter:
                 self._temporary.unlink(missing_ok=True)
 
 
-def _explained(error: OSError, path: Path) -> Exception:
+def write_error(error: OSError, path: Path) -> ResourceError:
+    """What to show where `path` could not be written."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return ResourceError(f"no space left while writing {path.name} in {path.parent}", hint=RESUME)
-    return ResourceError(f"can't write {path}: {error.strerror or error}")
+    return ResourceError(
+        f"can't write {path}: {error.strerror or error}",
+        hint="choose a folder that you may write to: with --out, MOE_HOME or HF_HOME",
+    )
 
 
 def sync_folder(path: Path) -> None:
@@ -82,54 +88,75 @@ def sync_folder(path: Path) -> None:
 
 
 class Journal:
-    """Finished files of a conversion, a JSON line each, synced one by one; its first line says what is being made.
+    """Finished files of a conversion, and shards of its source that are done with, a JSON line each, synced one by one.
 
-    A journal of something else is discarded, with everything that was written for it.
+    The first line says what is being made. A journal of something else is discarded, with all that was written for it.
     """
 
     NAME = "journal.jsonl"
 
-    def __init__(self, folder: Path, fingerprint: str) -> None:
+    def __init__(self, folder: Path, fingerprint: str, source: str = "") -> None:
         self._path = folder / self.NAME
         self.finished: dict[str, dict[str, Any]] = {}
-        lines = self._lines()
+        self.shards: set[str] = set()
+        lines, whole = _whole_lines(self._path)
+        if self._path.exists():
+            os.truncate(self._path, whole)  # a torn line, so that what is appended next begins a line of its own
         if lines and lines[0].get("fingerprint") == fingerprint:
-            for line in lines[1:]:
+            self.shards.update(line["shard"] for line in lines[1:] if "shard" in line)
+            for line in (line for line in lines[1:] if "file" in line):
                 path = folder / line["file"]
                 if path.exists() and path.stat().st_size == line["bytes"]:
                     self.finished[line["file"]] = line
             return
         for stale in folder.iterdir():
-            if stale.name != LOCK:
+            if stale.is_dir():
+                shutil.rmtree(stale)
+            elif stale.name != LOCK:
                 stale.unlink()
-        self._append({"fingerprint": fingerprint})
-
-    def _lines(self) -> list[dict[str, Any]]:
-        lines = []
-        if self._path.exists():
-            for text in self._path.read_text().splitlines():
-                try:
-                    lines.append(json.loads(text))
-                except ValueError:  # the last line of a run that lost power: its file is simply made again
-                    break
-            # Cut a torn line off, so that what is appended next begins a line of its own.
-            self._path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        return lines
+        self._append({"fingerprint": fingerprint, "source": source})
 
     def add(self, entry: dict[str, Any]) -> None:
         """Record a finished file."""
         self._append(entry)
         self.finished[entry["file"]] = entry
 
+    def add_shard(self, name: str) -> None:
+        """Record a shard of the source that is not needed any more."""
+        self._append({"shard": name})
+        self.shards.add(name)
+
     def _append(self, entry: dict[str, Any]) -> None:
         with self._path.open("a") as file:
             file.write(json.dumps(entry) + "\n")
             file.flush()
             os.fsync(file.fileno())
+        if "fingerprint" in entry:
+            sync_folder(self._path.parent)
 
-    def remove(self) -> None:
-        """The conversion is complete."""
-        self._path.unlink()
+
+def begun(folder: Path) -> tuple[str, str, set[str]]:
+    """(fingerprint, source, shards that are done with) of what is being made in a folder; empty where nothing is."""
+    lines, _ = _whole_lines(folder / Journal.NAME)
+    first = lines[0] if lines else {}
+    shards = {line["shard"] for line in lines if "shard" in line}
+    return str(first.get("fingerprint", "")), str(first.get("source", "")), shards
+
+
+def _whole_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """(the journal's lines, their bytes) up to the first that was torn by a power loss: its file is made again."""
+    lines: list[dict[str, Any]] = []
+    whole = 0
+    for text in path.read_bytes().splitlines(keepends=True) if path.exists() else []:
+        try:
+            line = json.loads(text)
+        except ValueError:
+            break
+        if not isinstance(line, dict) or not text.endswith(b"\n"):
+            break
+        lines.append(line)
+        whole += len(text)
+    return lines, whole
 
 
 LOCK = "lock"

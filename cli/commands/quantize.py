@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -28,7 +27,6 @@ def quantize(
     It is written a layer at a time; a stopped run goes on where it was.
     """
     from cli import store
-    from cli.names import is_path
     from cpu_runtime import plan_for
     from cpu_runtime.text import tokenizer
     from quant.checkpoint import Checkpoint
@@ -38,8 +36,7 @@ def quantize(
 
     chosen = load_recipe(recipe)
     folder, origin = store.find_source(source)
-    name = out or f"{origin.split('@')[0].rsplit('/', 1)[-1].lower()}-{chosen.name}"
-    target = Path(name).expanduser() if is_path(name) else store.place(name)
+    target = store.target(out, origin, chosen.name)
     with Checkpoint.open(folder) as checkpoint:
         plan = plan_for(checkpoint.config, checkpoint.names)
         sizes = preview(checkpoint, plan, chosen)
@@ -55,7 +52,7 @@ def quantize(
         output.as_json({"path": str(target), "made": not dry_run, **_to_json(sizes)})
     elif not dry_run:
         output.line(str(target))
-        output.say(f"next: moe chat {target if is_path(name) else name}")
+        output.say(f"next: moe chat {store.shortest(target)}")
 
 
 def _show(sizes: Preview) -> None:

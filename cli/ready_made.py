@@ -1,0 +1,110 @@
+"""Models that somebody has quantized and uploaded: fetched straight into the store, and checked against themselves."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+
+from cli import link_rate, output, store
+from cli.hub_listing import RemoteFile, Repository
+from cli.meter import Meter
+from cli.part_file import durable_bytes
+from cli.pull_plan import PullPlan
+from cli.transfer import download
+from quant.container import open_model, read_manifest
+from quant.convert import building, partial_folder, refuse_existing, tidy
+from quant.errors import CheckpointError
+from quant.manifest import MANIFEST
+from quant.writer import FileWriter, Journal
+
+_MEMORY = 150 << 20  # bytes of Python, the HTTP client and what is under way
+
+
+class ReadyMade:
+    """A quantized model on the Hub that is to be the model `target`."""
+
+    def __init__(self, repository: Repository, folder: Path, target: Path, meter: Meter) -> None:
+        """Compare the manifest with what the Hub lists; `folder` has the small files. Raises CheckpointError."""
+        self._repository, self._folder, self._target, self._meter = repository, folder, target, meter
+        self._entries = read_manifest(folder)["files"]
+        for name, entry in self._entries.items():
+            file = repository.files.get(name)
+            if file is None:
+                raise CheckpointError(f"{repository.name}: {MANIFEST} names {name}, which the repository does not hold")
+            if file.size != entry["bytes"] or (file.sha256 or entry["sha256"]) != entry["sha256"]:
+                raise CheckpointError(
+                    f"{repository.name}: {name} is not the file that {MANIFEST} describes",
+                    hint="its upload went wrong; tell whoever made it",
+                )
+
+    @property
+    def next_step(self) -> str:
+        """The command that goes on from here."""
+        return f"moe chat {store.shortest(self._target)}"
+
+    def done(self) -> Path | None:
+        """The model's folder where it is in the store already; raises UsageError where another model is."""
+        there = self._target / MANIFEST
+        if there.exists() and there.read_bytes() == (self._folder / MANIFEST).read_bytes():
+            return tidy(self._target)
+        refuse_existing(self._target)
+        return None
+
+    def _here(self, file: RemoteFile) -> Path:
+        return partial_folder(self._target) / file.name
+
+    def _large(self) -> list[RemoteFile]:
+        return [self._repository.files[name] for name in self._entries if not (self._folder / name).exists()]
+
+    def plan(self) -> PullPlan:
+        """What it needs."""
+        files = self._large()
+        missing = [file for file in files if not self._here(file).exists()]
+        fetch = sum(file.size - durable_bytes(self._here(file)) for file in missing)
+        total = sum(entry["bytes"] for entry in self._entries.values())
+        present = sum(file.size for file in files) - sum(file.size for file in missing)
+        rate = link_rate.measure(self._repository, missing, fetch, self._meter)
+        return PullPlan(
+            becomes="quantized model",
+            files=len(files),
+            missing=len(missing),
+            fetch=fetch,
+            present=present,
+            final=total,
+            disk=fetch,
+            memory=_MEMORY,
+            folder=self._target.parent,
+            rate=rate,
+            seconds=fetch / rate if rate else None,
+        )
+
+    def run(self) -> Path:
+        """Fetch what is missing and give the folder its name once all of it agrees with its manifest."""
+        files = self._large()
+        with building(self._target) as partial, output.progress("pulling", sum(f.size for f in files)) as advance:
+            self._meter.show = advance
+            manifest = (self._folder / MANIFEST).read_bytes()
+            Journal(partial, hashlib.sha256(b"ready-made" + manifest).hexdigest())  # drops what is of anything else
+            for file in files:
+                download(self._repository, file, partial / file.name, self._meter)
+                self._meter.finished(file.size)
+            small = [name for name in self._entries if (self._folder / name).exists()]
+            for name in [*small, MANIFEST]:
+                with FileWriter(partial / name) as copy:
+                    copy.write((self._folder / name).read_bytes())
+            self._check(partial)
+        return self._target
+
+    def _check(self, partial: Path) -> None:
+        """Raise CheckpointError unless every file is the manifest's.
+
+        The checksum of what came under a SHA-256 was compared with the manifest's before, and the file with it after.
+        """
+        for name, entry in self._entries.items():
+            if self._repository.files[name].sha256 is None:
+                found = hashlib.sha256((partial / name).read_bytes()).hexdigest()
+                if found != entry["sha256"]:
+                    shutil.rmtree(partial)
+                    raise CheckpointError(f"{self._repository.name}: {name} is not the file that {MANIFEST} describes")
+        open_model(partial).close()
