@@ -81,9 +81,11 @@ def fetch(repository: Repository, files: list[RemoteFile], meter: Meter | None =
     """
     meter = meter or Meter()
     for file in files:
-        if hub_cache.verified(repository, file) is None:
+        if hub_cache.found(repository, file) is not None and hub_cache.verified(repository, file) is None:
+            meter.say(f"{file.name} in the Hub's cache is damaged: its checksum is not the Hub's; fetching it again")
+            meter.grew(-file.size)
+        if hub_cache.found(repository, file) is None:
             download(repository, file, hub_cache.blob(repository, file), meter)
             remember(hub_cache.link(repository, file), file)
-        meter.finished(file.size)
     hub_cache.note_revision(repository)
     return hub_cache.snapshot(repository)

@@ -12,25 +12,26 @@ def _nothing(_: object) -> None:
 
 @dataclass
 class Meter:
-    """`show` is told the durable bytes of all files asked for, which never become fewer; `say` what a person must know.
+    """`say` is told what a person must know, and `begin` whom to tell how many bytes are on the disk.
 
-    `received` bytes came over the wire, `twice` of them again: they had not reached the disk when a run was killed, or
-    were damaged, or the server knows no ranges.
+    `received` bytes came over the wire, `twice` of them again: they had not reached the disk when a run was killed,
+    were damaged, belong to headers read ahead, or came because the server knows no ranges.
     """
 
-    show: Callable[[int], None] = _nothing
     say: Callable[[str], None] = _nothing
     received: int = 0
     twice: int = 0
-    _whole: int = field(default=0, repr=False)
+    _show: Callable[[int], None] = field(default=_nothing, repr=False)
+    _durable: int = field(default=0, repr=False)
     _shown: int = field(default=0, repr=False)
 
-    def partly(self, durable: int) -> None:
-        """So much of the file under way is on the disk."""
-        self._shown = max(self._shown, self._whole + durable)
-        self.show(self._shown)
+    def begin(self, present: int, show: Callable[[int], None]) -> None:
+        """Show from now on the bytes that are on the disk, of which `present` are there: never fewer than before."""
+        self._durable = self._shown = present
+        self._show = show
 
-    def finished(self, size: int) -> None:
-        """A file of this size is here."""
-        self._whole += size
-        self.partly(0)
+    def grew(self, count: int) -> None:
+        """So many more bytes are on the disk, or fewer where they were damaged."""
+        self._durable += count
+        self._shown = max(self._shown, self._durable)
+        self._show(self._shown)

@@ -184,7 +184,7 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
     """The journal's lines up to the first that is torn."""
     try:
         text = path.read_bytes().decode(errors="replace")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return
     for line in text.splitlines():
         try:

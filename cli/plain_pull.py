@@ -20,11 +20,9 @@ class PlainPull:
     """A checkpoint on the Hub that is to be in the Hub's cache."""
 
     def __init__(self, repository: Repository, folder: Path, meter: Meter) -> None:
-        """Read the headers; `folder` has the small files. Raises what `open_remote` and `plan.check` do."""
-        self._repository, self._meter = repository, meter
-        checkpoint = open_remote(repository, folder, hub_cache.snapshot(repository), meter)
-        check(plan_for(checkpoint.config, checkpoint.names), checkpoint)
-        self._files = [repository.files[shard.name] for shard in checkpoint.shards]
+        """Name the weight files; `folder` has the small ones."""
+        self._repository, self._folder, self._meter = repository, folder, meter
+        self._files = hub.weight_files(repository, folder)
 
     @property
     def next_step(self) -> str:
@@ -36,7 +34,9 @@ class PlainPull:
         return None
 
     def plan(self) -> PullPlan:
-        """What it needs."""
+        """What it needs; raises what `open_remote` and `plan.check` do."""
+        checkpoint = open_remote(self._repository, self._folder, hub_cache.snapshot(self._repository), self._meter)
+        check(plan_for(checkpoint.config, checkpoint.names), checkpoint)
         missing = [file for file in self._files if not hub_cache.found(self._repository, file)]
         fetch = sum(hub_cache.missing_bytes(self._repository, file) for file in missing)
         total = sum(file.size for file in self._files)
@@ -57,8 +57,10 @@ class PlainPull:
 
     def run(self) -> Path:
         """Fetch what is missing; returns the folder of the files' names."""
-        with output.progress("pulling", sum(file.size for file in self._files)) as advance:
-            self._meter.show = advance
+        total = sum(file.size for file in self._files)
+        present = total - sum(hub_cache.missing_bytes(self._repository, file) for file in self._files)
+        with output.progress("pulling", total, done=present) as advance:
+            self._meter.begin(present, advance)
             folder = hub.fetch(self._repository, self._files, self._meter)
         for file in self._files:
             read_header(folder / file.name)

@@ -43,7 +43,7 @@ class PullPlan:
         ]
         if self.rate and self.seconds:
             rows.append(["time", duration(self.seconds), f"at {output.size(self.rate)}/s, measured now"])
-        output.table(["", "", ""], rows, to_stderr=True)
+        output.table(["NEEDS", "", ""], rows, to_stderr=True)
 
     def check_room(self) -> None:
         """Raise ResourceError where the disk will not do."""

@@ -51,8 +51,9 @@ class ReadyMade:
         refuse_existing(self._target)
         return None
 
-    def _here(self, file: RemoteFile) -> Path:
-        return partial_folder(self._target) / file.name
+    def _missing_bytes(self, file: RemoteFile) -> int:
+        there = partial_folder(self._target) / file.name
+        return 0 if there.exists() else file.size - durable_bytes(there)
 
     def _large(self) -> list[RemoteFile]:
         return [self._repository.files[name] for name in self._entries if not (self._folder / name).exists()]
@@ -60,17 +61,16 @@ class ReadyMade:
     def plan(self) -> PullPlan:
         """What it needs."""
         files = self._large()
-        missing = [file for file in files if not self._here(file).exists()]
-        fetch = sum(file.size - durable_bytes(self._here(file)) for file in missing)
+        missing = [file for file in files if self._missing_bytes(file)]
+        fetch = sum(map(self._missing_bytes, files))
         total = sum(entry["bytes"] for entry in self._entries.values())
-        present = sum(file.size for file in files) - sum(file.size for file in missing)
         rate = link_rate.measure(self._repository, missing, fetch, self._meter)
         return PullPlan(
             becomes="quantized model",
             files=len(files),
             missing=len(missing),
             fetch=fetch,
-            present=present,
+            present=sum(file.size for file in files) - fetch,
             final=total,
             disk=fetch,
             memory=_MEMORY,
@@ -82,13 +82,15 @@ class ReadyMade:
     def run(self) -> Path:
         """Fetch what is missing and give the folder its name once all of it agrees with its manifest."""
         files = self._large()
-        with building(self._target) as partial, output.progress("pulling", sum(f.size for f in files)) as advance:
-            self._meter.show = advance
+        total = sum(file.size for file in files)
+        with building(self._target) as partial:
             manifest = (self._folder / MANIFEST).read_bytes()
             Journal(partial, hashlib.sha256(b"ready-made" + manifest).hexdigest())  # drops what is of anything else
-            for file in files:
-                download(self._repository, file, partial / file.name, self._meter)
-                self._meter.finished(file.size)
+            present = total - sum(self._missing_bytes(file) for file in files)
+            with output.progress("pulling", total, done=present) as advance:
+                self._meter.begin(present, advance)
+                for file in files:
+                    download(self._repository, file, partial / file.name, self._meter)
             small = [name for name in self._entries if (self._folder / name).exists()]
             for name in [*small, MANIFEST]:
                 with FileWriter(partial / name) as copy:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +18,13 @@ from cli.pull_plan import PullPlan
 from cli.remote_checkpoint import open_remote
 from cli.transfer import download
 from cpu_runtime import plan_for
-from quant.arriving import Shard
+from quant.arriving import ArrivingCheckpoint, Shard
 from quant.checkpoint import read_json
 from quant.convert import Progress, partial_folder, refuse_existing, tidy
 from quant.errors import CheckpointError
 from quant.formats import ENCODABLE
 from quant.manifest import MANIFEST
+from quant.plan import Plan
 from quant.preview import Preview, preview
 from quant.recipe import Recipe
 from quant.stream import convert_stream, fingerprint, needed_shards, peak_bytes
@@ -41,18 +43,24 @@ def pinned(name: HubName, target: Path) -> HubName:
     return HubName(repo, commit)
 
 
+@dataclass(frozen=True)
+class _Opened:
+    """The source by its headers: all that follows from them."""
+
+    checkpoint: ArrivingCheckpoint
+    plan: Plan
+    sizes: Preview
+    shards: list[Shard]
+    done: set[str]
+
+
 class StreamPull:
-    """A checkpoint on the Hub, by the headers of its shards, that is to become the model `target`."""
+    """A checkpoint on the Hub that is to become the model `target`."""
 
     def __init__(self, repository: Repository, folder: Path, recipe: Recipe, target: Path, meter: Meter) -> None:
-        """Read the headers; `folder` has the small files. Raises what `open_remote` and `plan.check` do."""
-        self._repository, self._recipe, self._target, self._meter = repository, recipe, target, meter
-        self._checkpoint = open_remote(repository, folder, partial_folder(target), meter)
-        self._plan = plan_for(self._checkpoint.config, self._checkpoint.names)
-        self._sizes = preview(self._checkpoint, self._plan, recipe)
-        self._shards = needed_shards(self._checkpoint, self._plan, recipe)
-        found, _, done = begun(partial_folder(target))
-        self._done = done if found == fingerprint(self._checkpoint, self._plan, recipe) else set()
+        """Remember; `folder` has the small files."""
+        self._repository, self._folder = repository, folder
+        self._recipe, self._target, self._meter = recipe, target, meter
 
     @property
     def next_step(self) -> str:
@@ -72,36 +80,55 @@ class StreamPull:
         refuse_existing(self._target)
         return None
 
+    @cached_property
+    def _opened(self) -> _Opened:
+        checkpoint = open_remote(self._repository, self._folder, partial_folder(self._target), self._meter)
+        plan = plan_for(checkpoint.config, checkpoint.names)
+        sizes = preview(checkpoint, plan, self._recipe)
+        found, _, done = begun(partial_folder(self._target))
+        known = done if found == fingerprint(checkpoint, plan, self._recipe) else set()
+        return _Opened(checkpoint, plan, sizes, needed_shards(checkpoint, plan, self._recipe), known)
+
+    def _missing_bytes(self, shard: Shard) -> int:
+        if shard.name in self._opened.done or shard.path.exists():
+            return 0
+        return self._repository.files[shard.name].size - durable_bytes(shard.path)
+
     def plan(self) -> PullPlan:
-        """What it needs, with the rates of this link and this machine as they are now."""
-        left = [shard for shard in self._shards if shard.name not in self._done]
-        files = [self._repository.files[shard.name] for shard in left if not shard.path.exists()]
-        partial = partial_folder(self._target)
-        fetch = sum(file.size - durable_bytes(partial / file.key) for file in files)
+        """What it needs, with the rates of this link and this machine; raises what `open_remote` and `preview` do."""
+        opened, partial = self._opened, partial_folder(self._target)
+        missing = [shard for shard in opened.shards if self._missing_bytes(shard)]
+        fetch = sum(map(self._missing_bytes, missing))
         here = sum(file.stat().st_blocks * 512 for file in partial.iterdir()) if partial.is_dir() else 0
+        files = [self._repository.files[shard.name] for shard in missing]
         rate = link_rate.measure(self._repository, files, fetch, self._meter)
-        share = sum(shard.bytes for shard in left) / max(1, sum(shard.bytes for shard in self._shards))
+        left = sum(shard.bytes for shard in opened.shards if shard.name not in opened.done)
+        share = left / max(1, sum(shard.bytes for shard in opened.shards))
         return PullPlan(
             becomes=f"{self._recipe.name} model",
-            files=len(self._shards),
-            missing=len(files),
+            files=len(opened.shards),
+            missing=len(missing),
             fetch=fetch,
-            present=sum(shard.path.stat().st_size for shard in left if shard.path.exists()),
-            final=self._sizes.output_bytes,
-            disk=max(0, peak_bytes(self._checkpoint, self._plan, self._recipe) - here),
-            memory=self._sizes.peak_bytes + _A_TENSOR * len(self._checkpoint.names),
+            present=self._source_bytes - fetch,
+            final=opened.sizes.output_bytes,
+            disk=max(0, peak_bytes(opened.checkpoint, opened.plan, self._recipe) - here),
+            memory=opened.sizes.peak_bytes + _A_TENSOR * len(opened.checkpoint.names),
             folder=self._target.parent,
             rate=rate,
-            seconds=fetch / rate + share * _packing_seconds(self._sizes) if rate else None,
+            seconds=fetch / rate + share * _packing_seconds(opened.sizes) if rate else None,
         )
+
+    @property
+    def _source_bytes(self) -> int:
+        return sum(self._repository.files[shard.name].size for shard in self._opened.shards)
 
     def run(self) -> Path:
         """Fetch, quantize and drop shard after shard; returns the model's folder."""
-        sizes = {shard.name: self._repository.files[shard.name].size for shard in self._shards}
-        come = sum(size for name, size in sizes.items() if name in self._done)
-        self._meter.finished(come)
+        opened = self._opened
+        come = self._source_bytes - sum(map(self._missing_bytes, opened.shards))
         made = 0
-        with output.progress("pulling and quantizing", sum(sizes.values()) + self._sizes.output_bytes) as advance:
+        total = self._source_bytes + opened.sizes.output_bytes
+        with output.progress("pulling and quantizing", total, done=come) as advance:
 
             def show_come(durable: int) -> None:
                 nonlocal come
@@ -110,13 +137,13 @@ class StreamPull:
 
             def show_made(progress: Progress) -> None:
                 nonlocal made
-                made = progress.done
+                made = opened.sizes.output_bytes * progress.done // progress.total
                 advance(come + made)
 
-            self._meter.show = show_come
+            self._meter.begin(come, show_come)
             return convert_stream(
-                self._checkpoint,
-                self._plan,
+                opened.checkpoint,
+                opened.plan,
                 self._recipe,
                 self._target,
                 _Supply(self._repository, self._meter),
@@ -142,7 +169,6 @@ class _Supply:
             download(self.repository, file, shard.path, self.meter)
         elif hub_cache.verified(self.repository, file) is None:
             raise CheckpointError(f"{file.name} in the Hub's cache was damaged", hint="run the same command again")
-        self.meter.finished(file.size)
 
 
 def _packing_seconds(sizes: Preview) -> float:

@@ -8,7 +8,7 @@ from cli import hub_xet
 from cli.hub_http import XetOnly, pieces
 from cli.hub_listing import RemoteFile, Repository
 from cli.meter import Meter
-from cli.part_file import PartFile
+from cli.part_file import PartFile, durable_bytes
 from quant.errors import CheckpointError
 
 
@@ -20,19 +20,23 @@ def download(repository: Repository, file: RemoteFile, target: Path, meter: Mete
     """
     if target.exists():
         return
+    known = durable_bytes(target)
     with PartFile(file, target) as part:
         if target.exists():  # another process was quicker
             part.discard()
             return
         meter.twice += part.lost
+        meter.grew(part.durable - known)
         for attempt in range(2):
             try:
                 for piece in pieces(repository, file, part.bytes, file.size, meter):
+                    before = part.durable
                     part.write(piece)
-                    meter.partly(part.durable)
+                    meter.grew(part.durable - before)
             except XetOnly:
                 part.discard()
                 hub_xet.download(repository, file, target)
+                meter.grew(file.size)
                 return
             if part.intact:
                 part.finish()
@@ -41,6 +45,7 @@ def download(repository: Repository, file: RemoteFile, target: Path, meter: Mete
             if attempt == 0:
                 meter.say(f"{file.name} came damaged: its checksum is not the Hub's; fetching it again")
                 meter.twice += part.bytes
+            meter.grew(-part.durable)
             part.restart()
         part.discard()
     raise CheckpointError(f"{file.name} came damaged twice: its checksum is not the Hub's", hint="try again later")

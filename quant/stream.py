@@ -141,6 +141,7 @@ class _Stream:
                 self._checkpoint.let_go(shard)
         self._pending = [stretch for stretch in self._pending if not self._arrived(stretch, "")]
         self._resumed = self._done = self._total - sum(stretch.size for stretch in self._pending)
+        self._report(Progress("", self._done, self._total, self._resumed))
         self._forget()
         self._seal()
 

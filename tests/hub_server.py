@@ -28,7 +28,8 @@ class Fault:
     """What one answer does instead of what was asked for.
 
     status, headers   another answer, without the body
-    cut, stall        reset the connection, or wait `seconds`, after so many bytes of the body
+    cut, stall        end the connection (`reset`: as a router that restarts), or be silent for `seconds`, after so
+                      many bytes of the body
     flip              change the last byte
     page              send a web page, of the right size if `flip`
     size              announce and claim another size
@@ -38,6 +39,7 @@ class Fault:
     status: int = 0
     headers: dict[str, str] = field(default_factory=dict)
     cut: int | None = None
+    reset: bool = False
     stall: int | None = None
     seconds: float = 0.0
     flip: bool = False
@@ -189,7 +191,7 @@ class _Handler(BaseHTTPRequestHandler):
                 if fault.page and start + sent == 0:
                     data[:15] = b"<!doctype html>"
                 if fault.cut is not None and sent >= fault.cut:
-                    self._reset()
+                    self._end(fault.reset)
                     return
                 if fault.stall is not None and sent >= fault.stall:
                     time.sleep(fault.seconds)
@@ -202,12 +204,12 @@ class _Handler(BaseHTTPRequestHandler):
                 if self.server.rate:
                     time.sleep(len(data) / self.server.rate)
 
-    def _reset(self) -> None:
-        """End the connection as a router that restarts does."""
-        self.wfile.flush()
-        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.connection.close()
+    def _end(self, reset: bool) -> None:
+        """End the connection in the middle; a reset loses what the other side has not read yet."""
         self.close_connection = True
+        if reset:
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()
 
     def _json(self, value: Any) -> None:
         self._send(200, json.dumps(value).encode(), {"Content-Type": "application/json"})

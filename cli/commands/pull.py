@@ -63,7 +63,8 @@ def pull(
     elif path:
         output.line(str(path))
     if path:
-        output.say(f"{output.size(meter.received)} fetched, {output.size(meter.twice)} of it a second time")
+        if meter.received:
+            output.say(f"{output.size(meter.received)} fetched, {output.size(meter.twice)} of it a second time")
         output.say(f"next: {way.next_step}")
 
 
