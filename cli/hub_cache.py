@@ -74,7 +74,7 @@ def verified(repository: Repository, file: RemoteFile) -> Path | None:
 def link(repository: Repository, file: RemoteFile) -> Path:
     """Give a file that is under its key its name too, and return that; raises ResourceError."""
     content, path = blob(repository, file), snapshot(repository) / file.name
-    if path.exists():
+    if path.exists() and (not content.exists() or path.samefile(content)):
         return path
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
