@@ -111,10 +111,15 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.is_dir())).free
 
 
+def fits(needed: int, folder: Path) -> bool:
+    """Whether so many bytes fit beside what must stay free."""
+    return needed + SPARE <= free_bytes(folder)
+
+
 def check_room(needed: int, folder: Path, hint: str) -> None:
     """Raise ResourceError unless that many bytes fit beside what must stay free."""
-    free = free_bytes(folder)
-    if needed and needed + SPARE > free:
+    if needed and not fits(needed, folder):
+        free = free_bytes(folder)
         raise ResourceError(f"{(needed + SPARE) / 1e9:.1f} GB needed at {folder}, {free / 1e9:.1f} GB free", hint=hint)
 
 

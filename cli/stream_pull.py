@@ -16,12 +16,11 @@ from cli.names import HubName
 from cli.part_file import durable_bytes
 from cli.pull_plan import PullPlan
 from cli.remote_checkpoint import open_remote
-from cli.transfer import download
+from cli.shard_supply import ShardSupply
 from cpu_runtime import plan_for
 from quant.arriving import ArrivingCheckpoint, Shard
 from quant.checkpoint import read_json
 from quant.convert import Progress, partial_folder, refuse_existing, tidy
-from quant.errors import CheckpointError
 from quant.formats import ENCODABLE
 from quant.manifest import MANIFEST
 from quant.plan import Plan
@@ -32,6 +31,7 @@ from quant.writer import begun
 
 _SAMPLE = (512, 4096)  # weights that are packed to see how fast that goes
 _A_TENSOR = 1000  # bytes of memory for what is known of one
+_CLIENT = 120 << 20  # bytes of memory for the HTTP client and what is under way
 
 
 def pinned(name: HubName, target: Path) -> HubName:
@@ -61,6 +61,7 @@ class StreamPull:
         """Remember; `folder` has the small files."""
         self._repository, self._folder = repository, folder
         self._recipe, self._target, self._meter = recipe, target, meter
+        self._ahead = True
 
     @property
     def next_step(self) -> str:
@@ -96,10 +97,10 @@ class StreamPull:
 
     def plan(self) -> PullPlan:
         """What it needs, with the rates of this link and this machine; raises what `open_remote` and `preview` do."""
-        opened, partial = self._opened, partial_folder(self._target)
+        opened = self._opened
         missing = [shard for shard in opened.shards if self._missing_bytes(shard)]
         fetch = sum(map(self._missing_bytes, missing))
-        here = sum(file.stat().st_blocks * 512 for file in partial.iterdir()) if partial.is_dir() else 0
+        disk = self._disk()
         files = [self._repository.files[shard.name] for shard in missing]
         rate = link_rate.measure(self._repository, files, fetch, self._meter)
         left = sum(shard.bytes for shard in opened.shards if shard.name not in opened.done)
@@ -111,12 +112,26 @@ class StreamPull:
             fetch=fetch,
             present=self._source_bytes - fetch,
             final=opened.sizes.output_bytes,
-            disk=max(0, peak_bytes(opened.checkpoint, opened.plan, self._recipe) - here),
-            memory=opened.sizes.peak_bytes + _A_TENSOR * len(opened.checkpoint.names),
+            disk=disk,
+            memory=opened.sizes.peak_bytes + _CLIENT + _A_TENSOR * len(opened.checkpoint.names),
             folder=self._target.parent,
             rate=rate,
-            seconds=fetch / rate + share * _packing_seconds(opened.sizes) if rate else None,
+            seconds=self._both(fetch / rate, share * _packing_seconds(opened.sizes)) if rate else None,
         )
+
+    def _disk(self) -> int:
+        """Bytes of disk it still takes; where they are short, the next shard is not begun ahead."""
+        opened, partial = self._opened, partial_folder(self._target)
+        here = sum(file.stat().st_blocks * 512 for file in partial.iterdir()) if partial.is_dir() else 0
+        needed = peak_bytes(opened.checkpoint, opened.plan, self._recipe, ahead=True)
+        self._ahead = hub_cache.fits(needed - here, self._target.parent)
+        if not self._ahead:
+            needed = peak_bytes(opened.checkpoint, opened.plan, self._recipe, ahead=False)
+        return max(0, needed - here)
+
+    def _both(self, fetching: float, packing: float) -> float:
+        """Seconds that fetching and packing take together."""
+        return max(fetching, packing) if self._ahead else fetching + packing
 
     @property
     def _source_bytes(self) -> int:
@@ -141,34 +156,19 @@ class StreamPull:
                 advance(come + made)
 
             self._meter.begin(come, show_come)
-            return convert_stream(
-                opened.checkpoint,
-                opened.plan,
-                self._recipe,
-                self._target,
-                _Supply(self._repository, self._meter),
-                source=self._origin,
-                on_progress=show_made,
-            )
-
-
-@dataclass
-class _Supply:
-    """Shards from the Hub, or from its cache where they are there."""
-
-    repository: Repository
-    meter: Meter
-
-    def begin(self, shard: Shard) -> None:
-        """Nothing: the next shard is fetched when the one at hand is gone."""
-
-    def complete(self, shard: Shard) -> None:
-        """Return when a shard is at its path, whole and verified."""
-        file = self.repository.files[shard.name]
-        if not shard.keep:
-            download(self.repository, file, shard.path, self.meter)
-        elif hub_cache.verified(self.repository, file) is None:
-            raise CheckpointError(f"{file.name} in the Hub's cache was damaged", hint="run the same command again")
+            supply = ShardSupply(self._repository, self._meter, ahead=self._ahead)
+            try:
+                return convert_stream(
+                    opened.checkpoint,
+                    opened.plan,
+                    self._recipe,
+                    self._target,
+                    supply,
+                    source=self._origin,
+                    on_progress=show_made,
+                )
+            finally:
+                supply.stop()
 
 
 def _packing_seconds(sizes: Preview) -> float:

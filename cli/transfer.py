@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from cli import hub_xet
@@ -12,9 +13,12 @@ from cli.part_file import PartFile, durable_bytes
 from quant.errors import CheckpointError
 
 
-def download(repository: Repository, file: RemoteFile, target: Path, meter: Meter) -> None:
+def download(
+    repository: Repository, file: RemoteFile, target: Path, meter: Meter, until: Callable[[], int] | None = None
+) -> None:
     """Bring a file to `target` and check it against the Hub's checksum; one that is there is left alone.
 
+    Leaves off where `until` says, as if it had been stopped.
     Raises AccessError, ResourceError, UsageError where another process fetches it, and CheckpointError where it came
     damaged twice. What is on the disk by then is kept, unless it is the damage.
     """
@@ -33,6 +37,8 @@ def download(repository: Repository, file: RemoteFile, target: Path, meter: Mete
                     before = part.durable
                     part.write(piece)
                     meter.grew(part.durable - before)
+                    if until and until() <= part.bytes < file.size:
+                        return
             except XetOnly:
                 part.discard()
                 hub_xet.download(repository, file, target)

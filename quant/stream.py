@@ -68,8 +68,11 @@ def needed_shards(checkpoint: ArrivingCheckpoint, plan: Plan, recipe: Recipe) ->
     return [shard for shard in checkpoint.shards if not needed.isdisjoint(shard.tensors)]
 
 
-def peak_bytes(checkpoint: ArrivingCheckpoint, plan: Plan, recipe: Recipe) -> int:
-    """The most that the output, the shard at hand and waiting tensors ever take on disk together."""
+def peak_bytes(checkpoint: ArrivingCheckpoint, plan: Plan, recipe: Recipe, *, ahead: bool) -> int:
+    """The most that the output, the shard at hand and waiting tensors ever take on disk together.
+
+    `ahead`: half of the next shard too.
+    """
     shards = needed_shards(checkpoint, plan, recipe)
     home = {name: n for n, shard in enumerate(shards) for name in shard.tensors}
     last: dict[str, int] = {}  # the shard after which a tensor is needed no longer
@@ -83,9 +86,10 @@ def peak_bytes(checkpoint: ArrivingCheckpoint, plan: Plan, recipe: Recipe) -> in
             comes[home[name]] += size
             goes[until] += size
     peak = waiting = 0
-    for shard, more, less in zip(shards, comes, goes, strict=True):
+    sizes = [0 if shard.keep else shard.bytes for shard in shards]
+    for size, following, more, less in zip(sizes, [*sizes[1:], 0], comes, goes, strict=True):
         waiting += more  # copied before the shard goes
-        peak = max(peak, waiting + (0 if shard.keep else shard.bytes))
+        peak = max(peak, waiting + size + (following // 2 if ahead else 0))
         waiting -= less
     return peak + sum(layout.file_bytes(plan, recipe, checkpoint).values())
 
@@ -116,11 +120,11 @@ class _Stream:
         """Take up every shard that is not noted yet, and finish files as they become complete."""
         self._take_up()
         shards = [shard for shard in self._shards if shard.name not in self._journal.shards]
-        for shard, following in zip(shards, [*shards[1:], None], strict=True):
+        for n, shard in enumerate(shards, 1):
             supply.complete(shard)
             self._checkpoint.check(shard)
-            if following:
-                supply.begin(following)
+            if n < len(shards):
+                supply.begin(shards[n])
             self._convert(shard)
         self._seal()
 

@@ -92,7 +92,7 @@ def test_no_more_disk_than_foreseen(tmp_path: Path, name: str) -> None:
     source = resharded(FIXTURES / name, tmp_path / name, 7)
     checkpoint = opened(source, tmp_path / "m")
     plan, recipe = plan_for(checkpoint.config, checkpoint.names), load_recipe("int4")
-    foreseen = peak_bytes(checkpoint, plan, recipe)
+    foreseen = peak_bytes(checkpoint, plan, recipe, ahead=False)
     check(plan, checkpoint)
     largest = max(shard.bytes for shard in checkpoint.shards)
     supply = stream(source, "int4", tmp_path / "m")
@@ -116,6 +116,19 @@ def test_a_stopped_run_asks_only_for_what_is_left(tmp_path: Path) -> None:
     last = stream(source, "int4", out)
     assert len(last.came) == 1
     assert digests(out) == digests(quantize(source, "int4", tmp_path / "whole" / "source"))
+
+
+def test_a_run_that_was_stopped_after_the_last_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = resharded(FIXTURES / "qwen3_5_fused", tmp_path / "source", 3)
+    with monkeypatch.context() as patch, pytest.raises(Cut):
+        patch.setattr("quant.stream.finish", cut)
+        stream(source, "int4", tmp_path / "m")
+    assert not stream(source, "int4", tmp_path / "m").came
+    assert digests(tmp_path / "m") == digests(quantize(source, "int4", tmp_path / "whole" / "source"))
+
+
+def cut(*_: object) -> None:
+    raise Cut
 
 
 def test_shards_of_skipped_tensors_are_not_asked_for(tmp_path: Path) -> None:
