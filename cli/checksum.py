@@ -10,6 +10,7 @@ from typing import Any
 
 from cli import store
 from cli.hub_listing import RemoteFile
+from quant.writer import write_error
 
 _PIECE = 16 << 20  # bytes read at a time
 
@@ -35,9 +36,12 @@ def is_intact(path: Path, file: RemoteFile, on_bytes: Callable[[int], None] = la
 def remember(path: Path, file: RemoteFile) -> None:
     """Note that a file was found intact, so that hundreds of gigabytes are not read again by every pull."""
     notes = _notes()
-    notes.parent.mkdir(parents=True, exist_ok=True)
-    with notes.open("a") as opened:
-        opened.write(json.dumps(_stamp(path, file)) + "\n")
+    try:
+        notes.parent.mkdir(parents=True, exist_ok=True)
+        with notes.open("a") as opened:
+            opened.write(json.dumps(_stamp(path, file)) + "\n")
+    except OSError as error:
+        raise write_error(error, notes) from error
 
 
 def is_known(path: Path, file: RemoteFile) -> bool:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from cli import hub_cache
 from cli.checksum import remember
+from cli.hub_http import TIMEOUT, tree
 from cli.hub_listing import RemoteFile, Repository, checked
 from cli.meter import Meter
 from cli.names import HubName
@@ -30,15 +31,14 @@ def look_up(name: HubName, say: Callable[[str], None] = lambda text: None) -> Re
     """What the Hub says of a repository, at one commit; raises ModelNotFound, AccessError, CheckpointError."""
     from huggingface_hub import HfApi
 
-    api, attempts = HfApi(), Attempts(name, say)
+    attempts = Attempts(name, say)
     while True:
         try:
-            commit = api.model_info(name.repo, revision=name.revision, timeout=30).sha
-            entries = list(api.list_repo_tree(name.repo, recursive=True, revision=commit))
+            commit = HfApi().model_info(name.repo, revision=name.revision, timeout=TIMEOUT).sha
+            repository = checked(name, commit, tree(name, commit))
             break
         except Exception as error:  # the library's own, its HTTP client's, and what malformed answers raise inside it
             attempts.failed(error)
-    repository = checked(name, commit, (entry for entry in entries if hasattr(entry, "size")))
     if "config.json" not in repository.files:
         raise CheckpointError(f"{name} holds no config.json: it is not a model for transformers")
     return repository

@@ -10,16 +10,46 @@ from typing import Any
 from cli.hub_errors import WebPage, causes
 from cli.hub_listing import RemoteFile, Repository
 from cli.meter import Meter
+from cli.names import HubName
 from cli.patience import Attempts
-from quant.errors import CheckpointError
+from quant.errors import AccessError, CheckpointError
 
 LONGEST = 10 << 30  # bytes asked for at once: what serves the Hub's files refuses very long answers
+TIMEOUT = 30.0  # seconds, of what is not a file
+_PAGES = 1000  # of a list of files, at most
 _NOT_THIS_WAY = (400, 404, 405, 410, 416, 501)
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
 
 
-class XetOnly(Exception):
+def tree(name: HubName, commit: str | None) -> Iterator[Any]:
+    """Every entry of a commit's tree as the Hub sends it; the library's own call waits for ever.
+
+    Raises the library's and its client's errors, and CheckpointError where pages lead elsewhere or do not end.
+    """
+    from huggingface_hub import constants, get_session
+    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type: ignore[attr-defined]
+
+    url: str | None = f"{constants.ENDPOINT}/api/models/{name.repo}/tree/{commit}?recursive=true"
+    for _ in range(_PAGES):
+        if url is None:
+            return
+        if not url.startswith(constants.ENDPOINT + "/"):  # it would be sent the token
+            raise CheckpointError(f"the list of {name}'s files goes on at {url[:80]}, which is not the Hub")
+        response = get_session().get(url, headers=build_hf_headers(), timeout=TIMEOUT, follow_redirects=True)
+        hf_raise_for_status(response)
+        yield from response.json()
+        url = response.links.get("next", {}).get("url")
+    raise CheckpointError(f"the list of {name}'s files does not end")
+
+
+class XetOnly(AccessError):
     """The Hub does not give a file out over plain HTTP."""
+
+    def __init__(self, file: RemoteFile) -> None:
+        super().__init__(
+            f"{file.name} is given out through Xet alone, whole",
+            hint="moe pull it without --quantize, then moe quantize",
+        )
 
 
 def pieces(repository: Repository, file: RemoteFile, start: int, stop: int, meter: Meter) -> Iterator[bytes]:
@@ -43,7 +73,7 @@ def pieces(repository: Repository, file: RemoteFile, start: int, stop: int, mete
                 raise ConnectionError(f"{file.name}: the answer was empty")
         except Exception as error:  # the library's own, its HTTP client's, and ours
             if file.xet and any(_status(cause) in _NOT_THIS_WAY for cause in causes(error)):
-                raise XetOnly from error
+                raise XetOnly(file) from error
             attempts.failed(error)
 
 

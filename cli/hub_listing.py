@@ -40,7 +40,7 @@ class Repository:
 
 
 def checked(name: HubName, commit: str | None, entries: Iterable[Any]) -> Repository:
-    """A repository of the tree's entries; raises CheckpointError where one is not what a careful server would send.
+    """A repository of the tree's entries as the Hub sends them; raises CheckpointError where one can't be.
 
     Files in folders and files of odd names are left out, since no model needs them.
     """
@@ -48,34 +48,37 @@ def checked(name: HubName, commit: str | None, entries: Iterable[Any]) -> Reposi
         raise CheckpointError(f"the Hub names no commit for {name}: {commit!r}", hint="run the same command again")
     files: dict[str, RemoteFile] = {}
     for entry in entries:
-        _check_name(name, entry.path)
-        if _SAFE.fullmatch(entry.path):
-            if entry.path in files:
-                raise CheckpointError(f"the Hub lists {entry.path} of {name} twice")
-            files[entry.path] = _file(name, entry)
+        if not isinstance(entry, dict):
+            raise CheckpointError(f"the Hub's list of {name}'s files makes no sense", hint="run the same command again")
+        path = _checked_name(name, entry.get("path"))
+        if entry.get("type") == "file" and _SAFE.fullmatch(path):
+            if path in files:
+                raise CheckpointError(f"the Hub lists {path} of {name} twice")
+            files[path] = _file(name, path, entry)
     return Repository(name, commit, files)
 
 
-def _check_name(repository: HubName, path: Any) -> None:
+def _checked_name(repository: HubName, path: Any) -> str:
     parts = path.split("/") if isinstance(path, str) else [""]
     if any(part in ("", ".", "..") for part in parts) or _CONTROL.search(path) or re.match("[A-Za-z]:", path):
         raise CheckpointError(
             f"{repository} lists a file {path!r}, which is no name inside a folder",
             hint="nothing was fetched; do not trust this repository",
         )
+    return str(path)
 
 
-def _file(repository: HubName, entry: Any) -> RemoteFile:
-    size, git_id, lfs = entry.size, entry.blob_id, entry.lfs
-    sha256 = lfs.sha256 if lfs else None
-    sizes = {size, lfs.size} if lfs else {size}
-    if not all(isinstance(n, int) and not isinstance(n, bool) and 0 <= n < 1 << 62 for n in sizes):
-        raise CheckpointError(f"the Hub lists {entry.path} of {repository} with the size {size!r}")
-    if len(sizes) > 1:
-        raise CheckpointError(f"the Hub lists {entry.path} of {repository} as {size} bytes, and as {lfs.size}")
-    if not _is_hex(git_id, 40) or (lfs and not _is_hex(sha256, 64)):
-        raise CheckpointError(f"the Hub lists {entry.path} of {repository} without a checksum")
-    return RemoteFile(entry.path, size, sha256, git_id, bool(getattr(entry, "xet_hash", None)))
+def _file(repository: HubName, path: str, entry: dict[str, Any]) -> RemoteFile:
+    size, git_id = entry.get("size"), entry.get("oid")
+    lfs = entry.get("lfs") or {"size": size}
+    if not isinstance(lfs, dict) or lfs.get("size") != size:
+        raise CheckpointError(f"the Hub lists {path} of {repository} as {size} bytes, and as {lfs}")
+    if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size < 1 << 62:
+        raise CheckpointError(f"the Hub lists {path} of {repository} with the size {size!r}")
+    sha256 = lfs.get("oid")
+    if not isinstance(git_id, str) or not _is_hex(git_id, 40) or ("lfs" in entry and not _is_hex(sha256, 64)):
+        raise CheckpointError(f"the Hub lists {path} of {repository} without a checksum")
+    return RemoteFile(path, size, sha256, git_id, bool(entry.get("xetHash")))
 
 
 def _is_hex(value: Any, digits: int) -> bool:

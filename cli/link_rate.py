@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from cli.hub_http import pieces
+from cli.hub_http import XetOnly, pieces
 from cli.hub_listing import RemoteFile, Repository
 from cli.meter import Meter
 
@@ -20,12 +20,15 @@ def measure(repository: Repository, files: list[RemoteFile], to_fetch: int, mete
     start = largest.size // 2
     begun: float | None = None
     count, now = 0, 0.0
-    for piece in pieces(repository, largest, start, min(start + _SAMPLE, largest.size), meter):
-        now = time.monotonic()
-        if begun is None:  # what came before is the time to open a connection
-            begun = now
-            continue
-        count += len(piece)
-        if now - begun > _SECONDS:
-            break
+    try:
+        for piece in pieces(repository, largest, start, min(start + _SAMPLE, largest.size), meter):
+            now = time.monotonic()
+            if begun is None:  # what came before is the time to open a connection
+                begun = now
+                continue
+            count += len(piece)
+            if now - begun > _SECONDS:
+                break
+    except XetOnly:  # the library will fetch it in its own way
+        return None
     return count / (now - begun) if begun is not None and count and now > begun else None

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from cli import hub, hub_cache, link_rate, output, store
+from cli.hub_http import XetOnly
 from cli.hub_listing import Repository
 from cli.meter import Meter
 from cli.pull_plan import PullPlan
 from cli.remote_checkpoint import open_remote
-from cpu_runtime import plan_for
+from cpu_runtime import models, plan_for
+from quant.checkpoint import read_json
 from quant.plan import check
 from quant.safetensors_file import read_header
 
@@ -35,8 +37,11 @@ class PlainPull:
 
     def plan(self) -> PullPlan:
         """What it needs; raises what `open_remote` and `plan.check` do."""
-        checkpoint = open_remote(self._repository, self._folder, hub_cache.snapshot(self._repository), self._meter)
-        check(plan_for(checkpoint.config, checkpoint.names), checkpoint)
+        try:
+            checkpoint = open_remote(self._repository, self._folder, hub_cache.snapshot(self._repository), self._meter)
+            check(plan_for(checkpoint.config, checkpoint.names), checkpoint)
+        except XetOnly:  # headers can't be had alone: they are looked at when the files are here
+            models.find(read_json(self._folder / "config.json"))
         missing = [file for file in self._files if not hub_cache.found(self._repository, file)]
         fetch = sum(hub_cache.missing_bytes(self._repository, file) for file in missing)
         total = sum(file.size for file in self._files)

@@ -16,7 +16,7 @@ from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 COMMIT = "c0ffee" + "0" * 34
 LFS_FROM = 200_000  # bytes; larger files are announced with a SHA-256, as Git LFS has them
@@ -53,7 +53,7 @@ class Hub(ThreadingHTTPServer):
     """Serves folders as repositories; what it says can be changed.
 
     faults: {(method, path's end): [Fault, or a status, ...]}, each used once
-    listed: {file: {changes of its entry in the tree}}, extra: entries besides
+    listed: {file: {changes of its entry in the tree}}, extra: entries besides; next_page: where its pages go on
     always: a fault of every answer with a file; rate: bytes a second of each connection
     on_sent: called with all bytes of files sent so far, after each piece
     """
@@ -68,7 +68,8 @@ class Hub(ThreadingHTTPServer):
         self.always = Fault()
         self.rate = 0.0
         self.listed: dict[str, dict[str, Any]] = {}
-        self.extra: list[dict[str, Any]] = []
+        self.extra: list[Any] = []
+        self.next_page = ""
         self.requests: Counter[tuple[str, str]] = Counter()
         self.sent: Counter[str] = Counter()
         self.on_sent: Callable[[int], None] = lambda sent: None
@@ -151,9 +152,17 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(404, b"", {"X-Error-Code": "RevisionNotFound"})
         elif rest.startswith("/tree/"):
             entries = [_entry(file) | self.server.listed.get(file.name, {}) for file in sorted(folder.iterdir())]
-            self._json(entries + self.server.extra)
+            self._page(path, entries + self.server.extra)
         else:
             self._json({"id": repo, "modelId": repo, "sha": commit, "private": False, "tags": [], "siblings": []})
+
+    def _page(self, path: str, entries: list[Any]) -> None:
+        """Three entries, and where there are more."""
+        start = int(parse_qs(urlsplit(self.path).query).get("cursor", ["0"])[0])
+        more = f"{self.server.next_page or self.server.url}/api/models/{path}?recursive=true&cursor={start + 3}"
+        own = {"Link": f'<{more}>; rel="next"'} if start + 3 < len(entries) else {}
+        body = json.dumps(entries[start : start + 3]).encode()
+        self._send(200, body, {"Content-Type": "application/json", **own})
 
     def _file(self, path: str, fault: Fault) -> None:
         org, name, _, revision, file = path.strip("/").split("/", 4)

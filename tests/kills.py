@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.command import environment
@@ -46,13 +47,14 @@ def finished(process: subprocess.Popen[str]) -> tuple[bool, str]:
     return process.returncode == 0, stderr
 
 
-def kill_at_byte(process: subprocess.Popen[str], hub: Hub, count: int) -> None:
-    """Kill it once the server has sent so many bytes more."""
-    limit = hub.sent.total() + count
+def at_byte(hub: Hub, count: int, act: Callable[[], None]) -> None:
+    """Do something once, when the server has sent so many bytes more."""
+    left = [hub.sent.total() + count]
 
     def look(sent: int) -> None:
-        if sent >= limit:
-            process.kill()
+        if left and sent >= left[0]:
+            left.clear()
+            act()
 
     hub.on_sent = look
 

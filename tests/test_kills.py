@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from tests.checkpoints import resharded
 from tests.command import moe
 from tests.conftest import FIXTURES
 from tests.hub_server import Hub, serving
-from tests.kills import AT_SYNC, CHECKPOINT, digests, finished, kill_after, kill_at_byte, start
+from tests.kills import AT_SYNC, CHECKPOINT, at_byte, digests, finished, kill_after, start
 
 REPO, SHARDS = "tiny/DeepSeek", 5
 COMMANDS = {
@@ -76,13 +77,26 @@ def test_a_kill_at_a_byte(command: str, hub: Hub, home: Path, source: Path, whol
     """What is fetched again is what was not durable, and is said."""
     hub.rate = 2e6
     process = start(*COMMANDS[command], home=home, hub=hub)
-    kill_at_byte(process, hub, HEADERS + 300_000)
+    at_byte(hub, HEADERS + 300_000, process.kill)
     assert not finished(process)[0]
     done, stderr = finished(start(*COMMANDS[command], home=home, hub=hub))
     assert done, stderr
     assert "of it a second time" in stderr
     check(command, home, whole)
     assert twice(hub, source) <= 2 * HEADERS + CHECKPOINT + IN_FLIGHT
+
+
+def test_an_interrupt_is_obeyed_at_once_and_loses_nothing(hub: Hub, home: Path, source: Path) -> None:
+    hub.rate = 2e6
+    process = start(*COMMANDS["pull"], home=home, hub=hub)
+    at_byte(hub, HEADERS + 250_000, lambda: process.send_signal(signal.SIGINT))
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert "Traceback" not in stderr
+    hub.on_sent = lambda sent: None
+    done, stderr = finished(start(*COMMANDS["pull"], home=home, hub=hub))
+    assert done, stderr
+    assert twice(hub, source) <= 2 * HEADERS + IN_FLIGHT
 
 
 def twice(hub: Hub, source: Path) -> int:
@@ -129,7 +143,7 @@ def test_a_hundred_kills(
         process, begun, timer = start(*COMMANDS[command], home=home, hub=hub), time.monotonic(), None
         runs += 1
         if kills < 7 and command != "quantize" and chance.random() < 0.6:
-            kill_at_byte(process, hub, chance.randrange(HEADERS + 600_000))
+            at_byte(hub, chance.randrange(HEADERS + 600_000), process.kill)
         elif kills < 7:
             timer = kill_after(process, chance.uniform(0.1, lasts))
         done, stderr = finished(process)

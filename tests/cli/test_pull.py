@@ -178,6 +178,19 @@ def test_a_listing_that_can_not_be(hub: Hub, home: Path, change: dict[str, objec
     assert hub.sent.total() == 0
 
 
+@pytest.mark.parametrize("entry", [None, "file", {"type": "file"}, {"type": "file", "path": 1}], ids=str)
+def test_an_entry_that_makes_no_sense(hub: Hub, home: Path, entry: object) -> None:
+    hub.extra = [entry]
+    check_error(pull(hub, home), 6)
+    assert hub.sent.total() == 0
+
+
+def test_a_listing_that_goes_on_elsewhere(hub: Hub, home: Path) -> None:
+    hub.next_page = "http://127.0.0.1:9"
+    check_error(pull(hub, home, HF_TOKEN="hf_secret"), 6, "not the Hub")
+    assert hub.sent.total() == 0
+
+
 def test_a_pointer_in_place_of_the_weights(hub: Hub, home: Path, source: Path) -> None:
     text = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 5000000000\n"
     (source / SHARDS[1]).write_text(text)
@@ -219,6 +232,12 @@ def test_a_proxy_that_answers_with_a_page(hub: Hub, home: Path) -> None:
     hub.faults["GET", SHARDS[0]] = [Fault(page=True)]
     check_error(pull(hub, home), 4, "web page", SHARDS[0])
     assert pull(hub, home).returncode == 0
+
+
+def test_no_hub_at_all(home: Path) -> None:
+    hasty = "import cli.patience\ncli.patience.PATIENCE = cli.patience.Patience(unreached=2)"
+    result = moe("pull", REPO, home=home, before=hasty, HF_ENDPOINT="http://127.0.0.1:9")
+    check_error(result, 4, "can't be reached", "connection")
 
 
 def test_offline(hub: Hub, home: Path) -> None:

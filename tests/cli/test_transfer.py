@@ -167,6 +167,30 @@ def test_a_page_of_the_right_size(server: Hub, target: Path) -> None:
     assert durable_bytes(target) == 0
 
 
+@pytest.mark.parametrize("damage", [b"", b"?"], ids=["intact", "damaged"])
+def test_what_only_xet_gives_out(
+    server: Hub, target: Path, data: bytes, damage: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library, which has a client for it, fetches the file; it is checked like any other."""
+
+    def library(repo: str, name: str, revision: str, local_dir: Path) -> str:
+        local_dir.mkdir()
+        (local_dir / name).write_bytes(damage + data[len(damage) :])
+        return str(local_dir / name)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", library)
+    server.listed[NAME] = {"xetHash": "0" * 64}
+    server.always = Fault(status=501)
+    if damage:
+        with pytest.raises(CheckpointError, match="damaged"):
+            fetched(target)
+        assert not list(target.parent.iterdir())
+    else:
+        fetched(target)
+        assert target.read_bytes() == data
+        assert [path.name for path in target.parent.iterdir()] == [target.name]
+
+
 # --- the part on the disk ---
 
 
