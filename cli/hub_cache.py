@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cli import checksum
 from cli.hub_listing import RemoteFile, Repository
-from cli.part_file import durable_bytes
+from cli.part_file import drop_journal, durable_bytes
 from quant.errors import ResourceError
 from quant.writer import sync_folder, write_error
 
@@ -62,6 +62,7 @@ def verified(repository: Repository, file: RemoteFile) -> Path | None:
     path = found(repository, file)
     if path is None:
         return None
+    drop_journal(blob(repository, file))
     if not checksum.is_known(path, file):
         if not checksum.is_intact(path, file):
             path.resolve().unlink()

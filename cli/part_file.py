@@ -101,7 +101,7 @@ class PartFile:
 
     def discard(self) -> None:
         """Delete it."""
-        self._journal_path.unlink(missing_ok=True)
+        drop_journal(self._target)
         self._path.unlink(missing_ok=True)
         self.bytes = self.durable = 0
         self._file.close()
@@ -119,8 +119,8 @@ class PartFile:
         try:
             os.fsync(self._file.fileno())
             self._path.replace(self._target)
-            self._journal_path.unlink(missing_ok=True)
             sync_folder(self._target.parent)
+            drop_journal(self._target)  # only now: a part without its journal would be fetched again
         except OSError as error:
             raise write_error(error, self._target) from error
         self.durable = self.bytes
@@ -171,6 +171,11 @@ class PartFile:
         self._digest = digest
         self.bytes = self.durable = count
         self._due = time.monotonic() + CHECKPOINT_SECONDS
+
+
+def drop_journal(target: Path) -> None:
+    """Delete the journal of a file that is whole; a kill may have left it."""
+    target.with_name(target.name + JOURNAL).unlink(missing_ok=True)
 
 
 def durable_bytes(target: Path) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -18,15 +17,16 @@ from cli.pull_plan import PullPlan
 from cli.remote_checkpoint import open_remote
 from cli.shard_supply import ShardSupply
 from cpu_runtime import plan_for
-from quant.arriving import ArrivingCheckpoint, Shard
+from quant.arriving import Shard
 from quant.checkpoint import read_json
 from quant.convert import Progress, partial_folder, refuse_existing, tidy
 from quant.formats import ENCODABLE
 from quant.manifest import MANIFEST
-from quant.plan import Plan
+from quant.plan import check
 from quant.preview import Preview, preview
 from quant.recipe import Recipe
-from quant.stream import convert_stream, fingerprint, needed_shards, peak_bytes
+from quant.stream import convert_stream
+from quant.stream_plan import StreamPlan, stream_plan
 from quant.writer import begun
 
 _SAMPLE = (512, 4096)  # weights that are packed to see how fast that goes
@@ -41,17 +41,6 @@ def pinned(name: HubName, target: Path) -> HubName:
         return name
     output.say(f"going on with {repo} at {commit[:8]}")
     return HubName(repo, commit)
-
-
-@dataclass(frozen=True)
-class _Opened:
-    """The source by its headers: all that follows from them."""
-
-    checkpoint: ArrivingCheckpoint
-    plan: Plan
-    sizes: Preview
-    shards: list[Shard]
-    done: set[str]
 
 
 class StreamPull:
@@ -82,51 +71,59 @@ class StreamPull:
         return None
 
     @cached_property
-    def _opened(self) -> _Opened:
+    def _work(self) -> StreamPlan:
         checkpoint = open_remote(self._repository, self._folder, partial_folder(self._target), self._meter)
         plan = plan_for(checkpoint.config, checkpoint.names)
-        sizes = preview(checkpoint, plan, self._recipe)
-        found, _, done = begun(partial_folder(self._target))
-        known = done if found == fingerprint(checkpoint, plan, self._recipe) else set()
-        return _Opened(checkpoint, plan, sizes, needed_shards(checkpoint, plan, self._recipe), known)
+        check(plan, checkpoint)
+        return stream_plan(checkpoint, plan, self._recipe)
+
+    @cached_property
+    def _sizes(self) -> Preview:
+        return preview(self._work.checkpoint, self._work.plan, self._recipe)
+
+    @cached_property
+    def _begun(self) -> set[str]:
+        """Shards that are done with."""
+        found, _, shards = begun(partial_folder(self._target))
+        return shards if found == self._work.fingerprint else set()
 
     def _missing_bytes(self, shard: Shard) -> int:
-        if shard.name in self._opened.done or shard.path.exists():
+        if shard.name in self._begun or shard.path.exists():
             return 0
         return self._repository.files[shard.name].size - durable_bytes(shard.path)
 
     def plan(self) -> PullPlan:
         """What it needs, with the rates of this link and this machine; raises what `open_remote` and `preview` do."""
-        opened = self._opened
-        missing = [shard for shard in opened.shards if self._missing_bytes(shard)]
+        shards = self._work.shards
+        missing = [shard for shard in shards if self._missing_bytes(shard)]
         fetch = sum(map(self._missing_bytes, missing))
         disk = self._disk()
         files = [self._repository.files[shard.name] for shard in missing]
         rate = link_rate.measure(self._repository, files, fetch, self._meter)
-        left = sum(shard.bytes for shard in opened.shards if shard.name not in opened.done)
-        share = left / max(1, sum(shard.bytes for shard in opened.shards))
+        left = sum(shard.bytes for shard in shards if shard.name not in self._begun)
+        share = left / max(1, sum(shard.bytes for shard in shards))
         return PullPlan(
             becomes=f"{self._recipe.name} model",
-            files=len(opened.shards),
+            files=len(shards),
             missing=len(missing),
             fetch=fetch,
             present=self._source_bytes - fetch,
-            final=opened.sizes.output_bytes,
+            final=self._sizes.output_bytes,
             disk=disk,
-            memory=opened.sizes.peak_bytes + _CLIENT + _A_TENSOR * len(opened.checkpoint.names),
+            memory=self._sizes.peak_bytes + _CLIENT + _A_TENSOR * len(self._work.checkpoint.names),
             folder=self._target.parent,
             rate=rate,
-            seconds=self._both(fetch / rate, share * _packing_seconds(opened.sizes)) if rate else None,
+            seconds=self._both(fetch / rate, share * _packing_seconds(self._sizes)) if rate else None,
         )
 
     def _disk(self) -> int:
         """Bytes of disk it still takes; where they are short, the next shard is not begun ahead."""
-        opened, partial = self._opened, partial_folder(self._target)
+        partial = partial_folder(self._target)
         here = sum(file.stat().st_blocks * 512 for file in partial.iterdir()) if partial.is_dir() else 0
-        needed = peak_bytes(opened.checkpoint, opened.plan, self._recipe, ahead=True)
+        needed = self._work.peak_bytes(ahead=True)
         self._ahead = hub_cache.fits(needed - here, self._target.parent)
         if not self._ahead:
-            needed = peak_bytes(opened.checkpoint, opened.plan, self._recipe, ahead=False)
+            needed = self._work.peak_bytes(ahead=False)
         return max(0, needed - here)
 
     def _both(self, fetching: float, packing: float) -> float:
@@ -135,14 +132,13 @@ class StreamPull:
 
     @property
     def _source_bytes(self) -> int:
-        return sum(self._repository.files[shard.name].size for shard in self._opened.shards)
+        return sum(self._repository.files[shard.name].size for shard in self._work.shards)
 
     def run(self) -> Path:
         """Fetch, quantize and drop shard after shard; returns the model's folder."""
-        opened = self._opened
-        come = self._source_bytes - sum(map(self._missing_bytes, opened.shards))
+        come = self._source_bytes - sum(map(self._missing_bytes, self._work.shards))
         made = 0
-        total = self._source_bytes + opened.sizes.output_bytes
+        total = self._source_bytes + self._sizes.output_bytes
         with output.progress("pulling and quantizing", total, done=come) as advance:
 
             def show_come(durable: int) -> None:
@@ -152,21 +148,13 @@ class StreamPull:
 
             def show_made(progress: Progress) -> None:
                 nonlocal made
-                made = opened.sizes.output_bytes * progress.done // progress.total
+                made = self._sizes.output_bytes * progress.done // progress.total
                 advance(come + made)
 
             self._meter.begin(come, show_come)
             supply = ShardSupply(self._repository, self._meter, ahead=self._ahead)
             try:
-                return convert_stream(
-                    opened.checkpoint,
-                    opened.plan,
-                    self._recipe,
-                    self._target,
-                    supply,
-                    source=self._origin,
-                    on_progress=show_made,
-                )
+                return convert_stream(self._work, self._target, supply, source=self._origin, on_progress=show_made)
             finally:
                 supply.stop()
 

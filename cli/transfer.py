@@ -9,7 +9,7 @@ from cli import hub_xet
 from cli.hub_http import XetOnly, pieces
 from cli.hub_listing import RemoteFile, Repository
 from cli.meter import Meter
-from cli.part_file import PartFile, durable_bytes
+from cli.part_file import PartFile, drop_journal, durable_bytes
 from quant.errors import CheckpointError
 
 
@@ -23,6 +23,7 @@ def download(
     damaged twice. What is on the disk by then is kept, unless it is the damage.
     """
     if target.exists():
+        drop_journal(target)
         return
     known = durable_bytes(target)
     with PartFile(file, target) as part:

@@ -9,18 +9,17 @@ from __future__ import annotations
 import hashlib
 import os
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
 from quant import layout
-from quant.arriving import ArrivingCheckpoint, Shard
+from quant.arriving import Shard
 from quant.convert import Progress, ahead, building, finish
 from quant.errors import CheckpointError
-from quant.manifest import FORMAT_VERSION
-from quant.plan import Plan, check
-from quant.recipe import Recipe
-from quant.stretches import Stretch, stretches
+from quant.plan import check
+from quant.stream_plan import StreamPlan
+from quant.stretches import Stretch
 from quant.writer import TEMPORARY, Journal, sync_folder, write_error
 
 _PIECE = 16 << 20  # bytes hashed at a time where there are no records
@@ -37,9 +36,7 @@ class Supply(Protocol):
 
 
 def convert_stream(
-    checkpoint: ArrivingCheckpoint,
-    plan: Plan,
-    recipe: Recipe,
+    work: StreamPlan,
     out: Path,
     supply: Supply,
     *,
@@ -47,90 +44,41 @@ def convert_stream(
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Path:
     """Write the quantized model to the new folder `out`; as `convert`, and raises what `supply` raises."""
-    check(plan, checkpoint)
-    with building(out) as folder:
-        journal = Journal(folder, fingerprint(checkpoint, plan, recipe), source)
-        _Stream(checkpoint, plan, recipe, folder, journal, on_progress).run(supply)
-        finish(checkpoint, plan, recipe, folder, source, journal)
+    check(work.plan, work.checkpoint)
+    with building(out) as folder, work.checkpoint:
+        journal = Journal(folder, work.fingerprint, source)
+        _Stream(work, folder, journal, on_progress).run(supply)
+        finish(work.checkpoint, work.plan, work.recipe, folder, source, journal)
     return out
 
 
-def fingerprint(checkpoint: ArrivingCheckpoint, plan: Plan, recipe: Recipe) -> str:
-    """Identifies what is being made: only the same goes on with what is there."""
-    shards = [(shard.name, shard.key) for shard in checkpoint.shards]
-    parts = ("stream", FORMAT_VERSION, checkpoint.config, repr(plan), recipe.formats, shards)
-    return hashlib.sha256(repr(parts).encode()).hexdigest()
-
-
-def needed_shards(checkpoint: ArrivingCheckpoint, plan: Plan, recipe: Recipe) -> list[Shard]:
-    """The shards that the output needs anything of, in the order in which they are taken up."""
-    needed = {name for stretch in stretches(checkpoint, plan, recipe) for name in stretch.needs}
-    return [shard for shard in checkpoint.shards if not needed.isdisjoint(shard.tensors)]
-
-
-def peak_bytes(checkpoint: ArrivingCheckpoint, plan: Plan, recipe: Recipe, *, ahead: bool) -> int:
-    """The most that the output, the shard at hand and waiting tensors ever take on disk together.
-
-    `ahead`: half of the next shard too.
-    """
-    shards = needed_shards(checkpoint, plan, recipe)
-    home = {name: n for n, shard in enumerate(shards) for name in shard.tensors}
-    last: dict[str, int] = {}  # the shard after which a tensor is needed no longer
-    for stretch in stretches(checkpoint, plan, recipe):
-        for name in stretch.needs:
-            last[name] = max(last.get(name, 0), *(home[n] for n in stretch.needs))
-    comes, goes = [0] * len(shards), [0] * len(shards)
-    for name, until in last.items():
-        if home[name] < until:
-            size = shards[home[name]].tensors[name].bytes
-            comes[home[name]] += size
-            goes[until] += size
-    peak = waiting = 0
-    sizes = [0 if shard.keep else shard.bytes for shard in shards]
-    for size, following, more, less in zip(sizes, [*sizes[1:], 0], comes, goes, strict=True):
-        waiting += more  # copied before the shard goes
-        peak = max(peak, waiting + size + (following // 2 if ahead else 0))
-        waiting -= less
-    return peak + sum(layout.file_bytes(plan, recipe, checkpoint).values())
-
-
 class _Stream:
-    def __init__(
-        self,
-        checkpoint: ArrivingCheckpoint,
-        plan: Plan,
-        recipe: Recipe,
-        folder: Path,
-        journal: Journal,
-        report: Callable[[Progress], None],
-    ) -> None:
-        self._checkpoint, self._folder, self._journal, self._report = checkpoint, folder, journal, report
-        self._shards = needed_shards(checkpoint, plan, recipe)
-        self._home = {name: shard.name for shard in self._shards for name in shard.tensors}
-        self._pending = stretches(checkpoint, plan, recipe)
-        self._heads = {layout.DENSE_FILE: layout.dense_header(plan, recipe, checkpoint)}
-        self._heads |= {layout.expert_file(e.layer): layout.expert_header(e, recipe, checkpoint) for e in plan.experts}
-        self._records = {
-            layout.expert_file(e.layer): layout.record_parts(e, recipe, checkpoint)[1] for e in plan.experts
-        }
-        self._total = sum(stretch.size for stretch in self._pending)
+    def __init__(self, work: StreamPlan, folder: Path, journal: Journal, report: Callable[[Progress], None]) -> None:
+        self._work, self._folder, self._journal, self._report = work, folder, journal, report
+        self._heads = {layout.DENSE_FILE: layout.dense_header(work.plan, work.recipe, work.checkpoint)}
+        self._records: dict[str, int] = {}
+        for layer in work.plan.experts:
+            file = layout.expert_file(layer.layer)
+            self._heads[file] = layout.expert_header(layer, work.recipe, work.checkpoint)
+            self._records[file] = layout.record_parts(layer, work.recipe, work.checkpoint)[1]
+        self._total = work.output_bytes
         self._done = self._resumed = 0
 
     def run(self, supply: Supply) -> None:
         """Take up every shard that is not noted yet, and finish files as they become complete."""
-        self._take_up()
-        shards = [shard for shard in self._shards if shard.name not in self._journal.shards]
-        for n, shard in enumerate(shards, 1):
-            supply.complete(shard)
-            self._checkpoint.check(shard)
-            if n < len(shards):
-                supply.begin(shards[n])
-            self._convert(shard)
-        self._seal()
+        shards = self._work.shards
+        begun = sum(shard.name in self._journal.shards for shard in shards)  # they are the first ones
+        self._take_up(begun)
+        for n in range(begun, len(shards)):
+            supply.complete(shards[n])
+            self._work.checkpoint.check(shards[n])
+            if n + 1 < len(shards):
+                supply.begin(shards[n + 1])
+            self._convert(n)
 
-    def _take_up(self) -> None:
-        """Bring the folder to the state that the journal describes."""
-        if self._journal.shards:
+    def _take_up(self, begun: int) -> None:
+        """Bring the folder to the state that the journal describes, in which so many shards are done with."""
+        if begun:
             for file in self._heads:
                 if not self._path(file).exists():
                     raise CheckpointError(
@@ -140,14 +88,12 @@ class _Stream:
             for file, (head, size) in self._heads.items():
                 self._create(file, head, size)
             sync_folder(self._folder)
-        for shard in self._shards:
-            if shard.name in self._journal.shards:
-                self._checkpoint.let_go(shard)
-        self._pending = [stretch for stretch in self._pending if not self._arrived(stretch, "")]
-        self._resumed = self._done = self._total - sum(stretch.size for stretch in self._pending)
+        made = self._work.completes[:begun]
+        self._resumed = self._done = sum(stretch.size for stretches in made for stretch in stretches)
         self._report(Progress("", self._done, self._total, self._resumed))
-        self._forget()
-        self._seal()
+        for shard in self._work.shards[:begun]:
+            self._work.checkpoint.let_go(shard)
+        self._tidy(begun - 1)
 
     def _create(self, file: str, head: bytes, size: int) -> None:
         try:
@@ -159,39 +105,31 @@ class _Stream:
         except OSError as error:
             raise write_error(error, self._path(file)) from error
 
-    def _convert(self, shard: Shard) -> None:
-        """Make what a shard completes, let wait what others need, and drop it."""
-        ready = [stretch for stretch in self._pending if self._arrived(stretch, shard.name)]
+    def _convert(self, n: int) -> None:
+        """Make what shard n completes, let wait what others need, and drop it."""
+        shard = self._work.shards[n]
         with _Outputs() as outputs:
-            for stretch, at, data in ahead(_placed(ready)):
+            for stretch, at, data in ahead(_placed(self._work.completes[n])):
                 outputs.write(self._path(stretch.file), at, data)
                 self._done += len(data)
                 self._report(Progress(stretch.file, self._done, self._total, self._resumed))
             outputs.sync()
-        self._pending = [stretch for stretch in self._pending if not self._arrived(stretch, shard.name)]
-        waiting = {name for stretch in self._pending for name in stretch.needs}
-        self._checkpoint.keep(shard, [name for name in shard.tensors if name in waiting])
+        self._work.checkpoint.keep(shard, self._work.waiting(n))
         self._journal.add_shard(shard.name)
-        self._checkpoint.let_go(shard)
-        self._forget()
-        self._seal()
+        self._work.checkpoint.let_go(shard)
+        self._tidy(n)
 
-    def _arrived(self, stretch: Stretch, current: str) -> bool:
-        """Whether all that a stretch needs is here, or was."""
-        return all(self._home[n] == current or self._home[n] in self._journal.shards for n in stretch.needs)
+    def _tidy(self, n: int) -> None:
+        """After shard n: delete what waits for nothing any more, and finish the files that are complete.
 
-    def _forget(self) -> None:
-        """Delete what waits for nothing any more."""
-        waiting = {name for stretch in self._pending for name in stretch.needs}
-        for shard in self._shards:
-            if shard.name in self._journal.shards and waiting.isdisjoint(shard.tensors):
-                self._checkpoint.forget(shard)
-
-    def _seal(self) -> None:
-        """Read the files that have become complete once more for their checksums, and give them their names."""
-        open_files = {stretch.file for stretch in self._pending}
+        Those are read once more for their checksums, and given their names.
+        """
+        for earlier in range(n + 1):
+            if self._work.wanted_until(earlier) <= n:
+                self._work.checkpoint.forget(self._work.shards[earlier])
+        unfinished = self._work.files_after(n)
         for file, (head, size) in self._heads.items():
-            if file not in open_files and file not in self._journal.finished:
+            if file not in unfinished and file not in self._journal.finished:
                 path = self._path(file)
                 entry = {
                     "file": file,
@@ -208,7 +146,7 @@ class _Stream:
         return path if path.exists() else path.with_name(file + TEMPORARY)
 
 
-def _placed(ready: list[Stretch]) -> Iterator[tuple[Stretch, int, memoryview]]:
+def _placed(ready: Iterable[Stretch]) -> Iterator[tuple[Stretch, int, memoryview]]:
     for stretch in ready:
         for at, data in stretch.data():
             yield stretch, at, data

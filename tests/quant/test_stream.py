@@ -14,10 +14,10 @@ from quant.arriving import ArrivingCheckpoint, Shard
 from quant.checkpoint import INDEX, held_by, read_json, tensors_by_file
 from quant.convert import partial_folder
 from quant.errors import CheckpointError
-from quant.plan import check
 from quant.recipe import load_recipe
 from quant.safetensors_file import read_header
-from quant.stream import convert_stream, peak_bytes
+from quant.stream import convert_stream
+from quant.stream_plan import StreamPlan, stream_plan
 from tests.checkpoints import copy_of, header_of, resharded, write_safetensors
 from tests.conftest import FIXTURES, quantize
 
@@ -65,12 +65,14 @@ def opened(source: Path, out: Path) -> ArrivingCheckpoint:
     return ArrivingCheckpoint(source, read_json(source / "config.json"), shards, folder)
 
 
-def stream(source: Path, recipe: str, out: Path, stop_before: str = "") -> FromFolder:
+def planned(source: Path, recipe: str, out: Path) -> StreamPlan:
     checkpoint = opened(source, out)
-    plan = plan_for(checkpoint.config, checkpoint.names)
+    return stream_plan(checkpoint, plan_for(checkpoint.config, checkpoint.names), load_recipe(recipe))
+
+
+def stream(source: Path, recipe: str, out: Path, stop_before: str = "") -> FromFolder:
     supply = FromFolder(source, partial_folder(out), stop_before)
-    with checkpoint:
-        convert_stream(checkpoint, plan, load_recipe(recipe), out, supply, on_progress=supply.look)
+    convert_stream(planned(source, recipe, out), out, supply, on_progress=supply.look)
     return supply
 
 
@@ -90,11 +92,9 @@ def test_the_same_bytes_as_from_the_whole(tmp_path: Path, name: str, recipe: str
 @pytest.mark.parametrize("name", ["qwen3_5_fused", "deepseek_v3_fp8"])
 def test_no_more_disk_than_foreseen(tmp_path: Path, name: str) -> None:
     source = resharded(FIXTURES / name, tmp_path / name, 7)
-    checkpoint = opened(source, tmp_path / "m")
-    plan, recipe = plan_for(checkpoint.config, checkpoint.names), load_recipe("int4")
-    foreseen = peak_bytes(checkpoint, plan, recipe, ahead=False)
-    check(plan, checkpoint)
-    largest = max(shard.bytes for shard in checkpoint.shards)
+    work = planned(source, "int4", tmp_path / "m")
+    foreseen = work.peak_bytes(ahead=False)
+    largest = max(shard.bytes for shard in work.shards)
     supply = stream(source, "int4", tmp_path / "m")
     blocks = 4096 * 40  # files are whole blocks on the disk, and headers and the journal are not counted
     assert supply.most <= foreseen + blocks
@@ -139,7 +139,7 @@ def test_shards_of_skipped_tensors_are_not_asked_for(tmp_path: Path) -> None:
 def test_a_shard_with_another_header_than_was_announced(tmp_path: Path) -> None:
     source = resharded(FIXTURES / "qwen3_5_fused", tmp_path / "source", 3)
     out = tmp_path / "m"
-    checkpoint = opened(source, out)
+    work = planned(source, "int4", out)
     other = copy_of(source, tmp_path / "other")
     file = other / "model-00001-of-00003.safetensors"
     header, data = header_of(file)
@@ -148,9 +148,8 @@ def test_a_shard_with_another_header_than_was_announced(tmp_path: Path) -> None:
     for name, place in zip(norms, [*places[1:], places[0]], strict=True):
         header[name]["data_offsets"] = place
     write_safetensors(file, header, data)
-    plan = plan_for(checkpoint.config, checkpoint.names)
     with pytest.raises(CheckpointError, match="not the one that was read"):
-        convert_stream(checkpoint, plan, load_recipe("int4"), out, FromFolder(other, partial_folder(out)))
+        convert_stream(work, out, FromFolder(other, partial_folder(out)))
     assert not out.exists()
 
 
