@@ -90,7 +90,8 @@ def sync_folder(path: Path) -> None:
 class Journal:
     """Finished files of a conversion, and shards of its source that are done with, a JSON line each, synced one by one.
 
-    The first line says what is being made. A journal of something else is discarded, with all that was written for it.
+    The first line says what is being made. A journal of something else is discarded, with all that was written for it;
+    raises UsageError instead where that can't be made again, since shards of its source are gone.
     """
 
     NAME = "journal.jsonl"
@@ -109,6 +110,11 @@ class Journal:
                 if path.exists() and path.stat().st_size == line["bytes"]:
                     self.finished[line["file"]] = line
             return
+        if any("shard" in line for line in lines):
+            raise UsageError(
+                f"{folder} holds a stopped pull of {lines[0].get('source')}, made in another way",
+                hint="finish that one with the command that began it, delete that folder, or choose another --out",
+            )
         for stale in folder.iterdir():
             if stale.is_dir():
                 shutil.rmtree(stale)

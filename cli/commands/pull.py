@@ -39,13 +39,23 @@ def pull(
     from cli import hub
     from cli.meter import Meter
     from cli.names import parse_hub_name
+    from quant.errors import ModelNotFound
     from quant.recipe import load_recipe
 
     meter = Meter(say=output.say)
     recipe = load_recipe(quantize) if quantize else None
-    wanted = _pinned(parse_hub_name(name), recipe, out)
+    asked = parse_hub_name(name)
+    wanted = _pinned(asked, recipe, out)
     with output.busy(f"looking up {name}"):
-        repository = hub.look_up(wanted, output.say)
+        try:
+            repository = hub.look_up(wanted, output.say)
+        except ModelNotFound as error:
+            if wanted == asked:
+                raise
+            raise ModelNotFound(
+                f"{wanted} can't be had any more, which a stopped pull was made from",
+                hint="delete what it left with moe rm, and pull again",
+            ) from error
         way = _way(repository, recipe, out, meter)
     facts: dict[str, Any] = {"repo": repository.name.repo, "revision": repository.commit}
     path = way.done()

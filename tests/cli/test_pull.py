@@ -220,6 +220,12 @@ def test_a_gated_repository(hub: Hub, home: Path) -> None:
     check_error(pull(hub, home), 4, "licence", REPO)
 
 
+def test_a_private_repository(hub: Hub, home: Path) -> None:
+    """The Hub says the same of one that is private and of one that is not there."""
+    check_error(pull(hub, home, "tiny/private"), 3, "or is private", "hf auth login")
+    check_error(pull(hub, home, "tiny/private", HF_TOKEN="hf_mine"), 3, "or is private", "your token may not read it")
+
+
 def test_a_token_that_is_not_accepted(hub: Hub, home: Path) -> None:
     refused = Fault(status=401, headers={"X-Error-Message": "Invalid credentials in Authorization header"})
     hub.faults["GET", f"/api/models/{REPO}"] = [refused]

@@ -40,6 +40,14 @@ def pull(hub: Hub, home: Path, *options: str, name: str = REPO, before: str = ""
     return moe("pull", name, *options, home=home, before=before, HF_ENDPOINT=hub.url)
 
 
+def stop(hub: Hub, home: Path, source: Path) -> None:
+    """A stream that has done with three shards."""
+    shard = sorted(path.name for path in source.glob("*.safetensors"))[3]
+    hub.faults["GET", shard] = [Fault(), 403]
+    check_error(pull(hub, home, "--quantize", "int4"), 4, REPO)
+    hub.faults.clear()
+
+
 def test_a_streamed_model_is_the_one_that_quantize_makes(hub: Hub, home: Path, source: Path) -> None:
     streamed = pull(hub, home, "--quantize", "int4", "--json")
     assert streamed.returncode == 0, streamed.stderr
@@ -66,9 +74,8 @@ def test_once_made_it_is_not_made_again(hub: Hub, home: Path) -> None:
 
 
 def test_a_stopped_stream_keeps_to_its_commit(hub: Hub, home: Path, source: Path, tmp_path: Path) -> None:
-    shard = sorted(path.name for path in source.glob("*.safetensors"))[3]
-    hub.faults["GET", shard] = [Fault(), 403]
-    check_error(pull(hub, home, "--quantize", "int4"), 4, REPO)
+    shards = sorted(path.name for path in source.glob("*.safetensors"))
+    stop(hub, home, source)
     assert partial_folder(home / "models" / "deepseek-int4").is_dir()
     hub.move(REPO, "d" * 40, copy_of(FIXTURES / "deepseek_v3_bf16", tmp_path / "other"))
     before = hub.sent.copy()
@@ -77,10 +84,26 @@ def test_a_stopped_stream_keeps_to_its_commit(hub: Hub, home: Path, source: Path
     assert f"going on with {REPO} at {COMMIT[:8]}" in result.stderr
     assert "2 of 5 weight files" in result.stderr
     again = {name for name, sent in hub.sent.items() if sent - before[name] > HEADER}
-    assert again <= {shard, sorted(path.name for path in source.glob("*.safetensors"))[4]}
+    assert again <= set(shards[3:])
     assert (
         json.loads((Path(result.stdout.strip()) / "manifest.json").read_text())["source"]["name"] == f"{REPO}@{COMMIT}"
     )
+
+
+def test_nothing_else_is_made_where_one_was_stopped(hub: Hub, home: Path, source: Path) -> None:
+    stop(hub, home, source)
+    check_error(moe("quantize", source, "--out", "deepseek-int4", home=home), 2, f"stopped pull of {REPO}", "--out")
+    check_error(pull(hub, home, "--quantize", "int8", "--out", "deepseek-int4"), 2, "stopped pull")
+    assert pull(hub, home, "--quantize", "int4").returncode == 0
+
+
+def test_a_commit_that_has_gone(hub: Hub, home: Path, source: Path) -> None:
+    stop(hub, home, source)
+    hub.move(REPO, "d" * 40, source)
+    del hub.commits[REPO, COMMIT]
+    check_error(pull(hub, home, "--quantize", "int4"), 3, COMMIT, "moe rm")
+    assert moe("rm", "deepseek-int4", home=home).returncode == 0
+    assert pull(hub, home, "--quantize", "int4").returncode == 0
 
 
 def test_shards_in_the_cache_are_used_and_kept(hub: Hub, home: Path) -> None:
