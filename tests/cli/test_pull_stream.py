@@ -53,7 +53,7 @@ def test_a_streamed_model_is_the_one_that_quantize_makes(hub: Hub, home: Path, s
     assert streamed.returncode == 0, streamed.stderr
     facts = json.loads(streamed.stdout)
     assert facts["path"] == str(home / "models" / "deepseek-int4")
-    assert facts["received"] == hub.sent.total()
+    assert facts["received"] - facts["twice"] == sum(path.stat().st_size for path in source.iterdir())
     assert not list(home.rglob("model-0*")), "nothing of the source is left"
     assert "moe chat deepseek-int4" in streamed.stderr
     assert pull(hub, home).returncode == 0
@@ -117,9 +117,10 @@ def test_shards_in_the_cache_are_used_and_kept(hub: Hub, home: Path) -> None:
 
 def test_a_shard_that_stays_damaged_is_not_used(hub: Hub, home: Path, source: Path) -> None:
     shard = sorted(path.name for path in source.glob("*.safetensors"))[2]
-    hub.faults["GET", shard] = [Fault(), Fault(flip=True), Fault(flip=True)]
+    hub.faults["GET", shard] = [Fault(), *[Fault(flip=True)] * 3]  # it may come in two halves
     check_error(pull(hub, home, "--quantize", "int4"), 6, shard, "damaged twice")
     assert not (home / "models" / "deepseek-int4").exists()
+    hub.faults.clear()
     assert pull(hub, home, "--quantize", "int4").returncode == 0
 
 
