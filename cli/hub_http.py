@@ -62,11 +62,11 @@ def pieces(repository: Repository, file: RemoteFile, start: int, stop: int, mete
         before = start
         try:
             with _stretch(repository, file, start, stop) as (skipped, parts):
-                meter.twice += skipped
-                meter.received += skipped
+                meter.came(skipped)
+                meter.again(skipped)
                 for part in parts:
                     attempts.progressed()
-                    meter.received += len(part)
+                    meter.came(len(part))
                     start += len(part)
                     yield part
             if start == before:

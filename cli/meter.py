@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from threading import Lock
 
 
 def _nothing(_: object) -> None:
@@ -21,9 +22,20 @@ class Meter:
     say: Callable[[str], None] = _nothing
     received: int = 0
     twice: int = 0
+    _lock: Lock = field(default_factory=Lock, repr=False)  # headers come in several threads
     _show: Callable[[int], None] = field(default=_nothing, repr=False)
     _durable: int = field(default=0, repr=False)
     _shown: int = field(default=0, repr=False)
+
+    def came(self, count: int) -> None:
+        """So many bytes came over the wire."""
+        with self._lock:
+            self.received += count
+
+    def again(self, count: int) -> None:
+        """So many of what came had come before, or will come again."""
+        with self._lock:
+            self.twice += count
 
     def begin(self, present: int, show: Callable[[int], None]) -> None:
         """Show from now on the bytes that are on the disk, of which `present` are there: never fewer than before."""

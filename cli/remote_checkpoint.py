@@ -53,6 +53,6 @@ def _tensors(repository: Repository, file: RemoteFile, path: Path, meter: Meter)
     named = Path(file.name)  # for messages: the path may be a checksum
     length = header_bytes(named, beginning, file.size)
     beginning += b"".join(pieces(repository, file, len(beginning), 8 + length, meter))
-    meter.twice += len(beginning)  # they will come again with the rest
+    meter.again(len(beginning))  # they will come again with the rest
     tensors = parse_header(named, beginning[8 : 8 + length], file.size)[0]
     return {name: info._replace(file=path) for name, info in tensors.items()}

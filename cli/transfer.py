@@ -30,7 +30,7 @@ def download(
         if target.exists():  # another process was quicker
             part.discard()
             return
-        meter.twice += part.lost
+        meter.again(part.lost)
         meter.grew(part.durable - known)
         for attempt in range(2):
             try:
@@ -51,7 +51,7 @@ def download(
             part.refuse_web_page()
             if attempt == 0:
                 meter.say(f"{file.name} came damaged: its checksum is not the Hub's; fetching it again")
-                meter.twice += part.bytes
+                meter.again(part.bytes)
             meter.grew(-part.durable)
             part.restart()
         part.discard()
