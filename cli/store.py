@@ -15,7 +15,7 @@ from cli.names import check_store_name, is_hub_name, is_path, nearest, parse_hub
 from quant.errors import ModelNotFound, UsageError
 
 if TYPE_CHECKING:
-    from quant.writer import Unfinished
+    from quant.journal import Unfinished
 
 PARTIAL = ".partial"
 
@@ -64,7 +64,7 @@ class Stored:
     @property
     def unfinished(self) -> Unfinished | None:
         """How far its conversion came; None for a whole model."""
-        from quant.writer import unfinished
+        from quant.journal import unfinished
 
         return None if self.complete else unfinished(self.path)
 
@@ -159,6 +159,17 @@ def place(name: str) -> Path:
     return models_folder() / check_store_name(name)
 
 
+def target(out: str | None, origin: str, recipe: str = "") -> Path:
+    """Where a model made of `origin` goes: to the folder or store name `out`, or under a name that says what it is."""
+    name = out or origin.split("@")[0].rsplit("/", 1)[-1].lower() + (f"-{recipe}" if recipe else "")
+    return Path(name).expanduser() if is_path(name) else place(name)
+
+
+def shortest(path: Path) -> str:
+    """What to type for a model: its name where it is in the store."""
+    return path.name if path.parent == models_folder() else str(path)
+
+
 def delete(model: Stored) -> None:
     """Delete a stored model, and nothing else: the folder must be a direct child of the store, and no link."""
     if model.path.is_symlink() or model.path.resolve().parent != models_folder().resolve():
@@ -195,13 +206,13 @@ def missing_shards(folder: Path) -> list[str]:
 
     A checkpoint in one file has none.
     """
-    from quant.checkpoint import INDEX, SINGLE, read_json, shards
+    from quant.checkpoint import INDEX, SINGLE, read_json, tensors_by_file
     from quant.errors import CheckpointError
 
     if (folder / SINGLE).exists() and not (folder / INDEX).exists():
         return []
     try:
-        return [name for name in shards(read_json(folder / INDEX)) if not (folder / name).exists()]
+        return [name for name in tensors_by_file(read_json(folder / INDEX)) if not (folder / name).exists()]
     except CheckpointError:
         return [INDEX]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -146,8 +146,8 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def shards(index: dict[str, Any]) -> dict[str, list[str]]:
-    """File -> the tensors in it, as an index has them; raises CheckpointError where it is none, or leads elsewhere."""
+def tensors_by_file(index: dict[str, Any]) -> dict[str, list[str]]:
+    """Shard -> tensors in it, as an index has them; raises CheckpointError where it is none, or leads elsewhere."""
     weight_map = index.get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
         raise CheckpointError(f"{INDEX}: 'weight_map' must map tensors to files", hint=AGAIN)
@@ -160,14 +160,18 @@ def shards(index: dict[str, Any]) -> dict[str, list[str]]:
     return files
 
 
+def held_by(file: str, names: Iterable[str], header: dict[str, TensorInfo]) -> dict[str, TensorInfo]:
+    """The tensors that an index puts in a file; raises CheckpointError where its header lacks one."""
+    for name in names:
+        if name not in header:
+            raise CheckpointError(f"{INDEX} puts tensor {name!r} in {file}, which does not hold it", hint=AGAIN)
+    return {name: header[name] for name in names}
+
+
 def _through_index(path: Path, index: dict[str, Any]) -> dict[str, TensorInfo]:
     tensors: dict[str, TensorInfo] = {}
-    for file, names in shards(index).items():
+    for file, names in tensors_by_file(index).items():
         if not (path / file).exists():
             raise CheckpointError(f"{INDEX} names {file}, which is missing from {path}", hint=AGAIN)
-        held = read_header(path / file)[0]
-        for name in names:
-            if name not in held:
-                raise CheckpointError(f"{INDEX} puts tensor {name!r} in {file}, which does not hold it", hint=AGAIN)
-            tensors[name] = held[name]
+        tensors |= held_by(file, names, read_header(path / file)[0])
     return tensors

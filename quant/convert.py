@@ -11,6 +11,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,13 +22,15 @@ from quant import layout, not_finite
 from quant.checkpoint import INDEX, Checkpoint
 from quant.checksums import Checksums
 from quant.errors import CheckpointError, ResourceError, UsageError
+from quant.folder_lock import LOCK, locked
 from quant.formats import ROWS, Format
+from quant.journal import JOURNAL, Journal
 from quant.manifest import FORMAT_VERSION, MANIFEST, manifest, sealed
 from quant.plan import Dense, ExpertLayer, Plan, check
 from quant.recipe import Recipe
 from quant.report import REPORT, Sums, expert_matrix, report
 from quant.source_rows import DAMAGED, SourceRows, dense_rows, part_rows
-from quant.writer import RESUME, FileWriter, Journal, locked, sync_folder
+from quant.writer import RESUME, FileWriter, sync_folder, write_error
 
 CHUNK = 64 << 20  # bytes of float32 rows held at a time
 SPARE = 64 << 20  # bytes of disk kept free beside the model itself
@@ -68,24 +71,47 @@ def convert(
     """
     recipe.check_statistics()
     check(plan, checkpoint)
-    if out.exists():
-        raise UsageError(f"{out} already exists", hint="remove it, or choose another --out")
+    with building(out) as folder:
+        _convert(checkpoint, plan, recipe, folder, source, resume, on_progress, on_file)
+    return out
+
+
+@contextmanager
+def building(out: Path) -> Iterator[Path]:
+    """The folder to build the model `out` in, which gets that name at the end; this process alone has it.
+
+    Raises UsageError where `out` exists or another process builds it, ResourceError where it can't be written.
+    """
+    refuse_existing(out)
     partial = partial_folder(out)
     try:
         partial.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ResourceError(f"can't write {partial.parent}: {error.strerror}") from error
+        raise write_error(error, partial) from error
     with locked(partial):
         try:
-            _convert(checkpoint, plan, recipe, partial, source, resume, on_progress, on_file)
+            yield partial
         except BaseException:
-            if not any(partial.glob("*.safetensors")):  # nothing to go on with
+            if {path.name for path in partial.iterdir()} <= {LOCK, JOURNAL}:  # nothing to go on with
                 shutil.rmtree(partial)
             raise
-        partial.joinpath("lock").unlink()
         partial.rename(out)
         sync_folder(out.parent)
+        tidy(out)
+
+
+def tidy(out: Path) -> Path:
+    """A finished model, without the journal and lock, which outlive the renaming and a kill after it."""
+    for name in (JOURNAL, LOCK):
+        (out / name).unlink(missing_ok=True)
     return out
+
+
+def refuse_existing(out: Path) -> None:
+    """Raise UsageError where something has the name of what is to be made."""
+    if out.exists():
+        tidy(out)
+        raise UsageError(f"{out} already exists", hint="remove it, or choose another --out")
 
 
 def partial_folder(out: Path) -> Path:
@@ -105,7 +131,7 @@ def _convert(
 ) -> None:
     jobs = _jobs(checkpoint, plan, recipe)
     total = sum(job.size for job in jobs)
-    journal = Journal(folder, _fingerprint(checkpoint, plan, recipe), {"resume": resume, "total": total})
+    journal = Journal(folder, _fingerprint(checkpoint, plan, recipe), source=source, resume=resume, total=total)
     resumed = done = sum(job.size for job in jobs if job.file in journal.finished)
     free = shutil.disk_usage(folder).free
     if free < total - done + SPARE:
@@ -126,11 +152,11 @@ def _convert(
             journal.add(entry)
             on_file(job.file, sums)
             done += job.size
-    _finish(checkpoint, plan, recipe, folder, source, journal)
+    finish(checkpoint, plan, recipe, folder, source, journal)
 
 
-def _finish(checkpoint: Checkpoint, plan: Plan, recipe: Recipe, folder: Path, source: str, journal: Journal) -> None:
-    """The small files, the manifest last."""
+def finish(checkpoint: Checkpoint, plan: Plan, recipe: Recipe, folder: Path, source: str, journal: Journal) -> None:
+    """Write the small files, the manifest last; the journal has the large ones."""
     small = {name: (checkpoint.path / name).read_bytes() for name in COPIED if (checkpoint.path / name).is_file()}
     own = {"quant_method": "moe", "format_version": FORMAT_VERSION, "recipe": recipe.name}
     small["config.json"] = _json({**checkpoint.config, "quantization_config": own})
@@ -147,7 +173,6 @@ def _finish(checkpoint: Checkpoint, plan: Plan, recipe: Recipe, folder: Path, so
     for name, data in small.items():
         with FileWriter(folder / name) as file:
             file.write(data)
-    journal.remove()
 
 
 def _json(value: Any) -> bytes:
@@ -185,24 +210,23 @@ def _jobs(checkpoint: Checkpoint, plan: Plan, recipe: Recipe) -> list[_Job]:
 
 def _dense_job(checkpoint: Checkpoint, plan: Plan, recipe: Recipe) -> _Job:
     ordered = [(dense, layout.stored_shape(dense, recipe, checkpoint)[2]) for dense in layout.in_file_order(plan)]
-    head, _ = layout.dense_header(plan, recipe, checkpoint)
-    sizes = [layout.stored_bytes(dense, recipe, checkpoint) for dense, _ in ordered]
+    head, sizes = layout.dense_header(plan, recipe, checkpoint)
 
     def data(sums: Sums) -> Iterator[bytes | memoryview]:
         yield head
         for dense, form in ordered:
             if form is None:
-                yield _vector(checkpoint, dense)
+                yield vector(checkpoint, dense)
             else:
                 rows = dense_rows(checkpoint, dense)
-                yield from (packed.data for packed in _packed(rows, form, dense.name, sums))
+                yield from (packed.data for packed in packed_rows(rows, form, dense.name, sums))
 
     return _Job(layout.DENSE_FILE, head, sizes, data)
 
 
 def _expert_job(checkpoint: Checkpoint, layer: ExpertLayer, recipe: Recipe) -> _Job:
     parts, record_bytes = layout.record_parts(layer, recipe, checkpoint)
-    head, _ = layout.expert_header(layer, recipe, checkpoint)
+    head, sizes = layout.expert_header(layer, recipe, checkpoint)
 
     def data(sums: Sums) -> Iterator[bytes | memoryview]:
         yield head
@@ -212,15 +236,15 @@ def _expert_job(checkpoint: Checkpoint, layer: ExpertLayer, recipe: Recipe) -> _
                 place = parts[part.name]
                 at = place.offset
                 rows, name = part_rows(checkpoint, part, expert), expert_matrix(layer.layer, expert, part.name)
-                for packed in _packed(rows, place.format, name, sums):
+                for packed in packed_rows(rows, place.format, name, sums):
                     record[at : at + packed.size] = packed.reshape(-1)
                     at += packed.size
             yield record.data
 
-    return _Job(layout.expert_file(layer.layer), head, [record_bytes] * layer.n_experts, data)
+    return _Job(layout.expert_file(layer.layer), head, sizes, data)
 
 
-def _packed(rows: SourceRows, form: Format, name: str, sums: Sums) -> Iterator[np.ndarray]:
+def packed_rows(rows: SourceRows, form: Format, name: str, sums: Sums) -> Iterator[np.ndarray]:
     """Packed tiles of the whole matrix `name`, a bounded number of rows at a time; its errors are added to `sums`."""
     n_rows, cols = rows.shape
     step = max(ROWS, CHUNK // (4 * cols) // ROWS * ROWS)
@@ -230,7 +254,8 @@ def _packed(rows: SourceRows, form: Format, name: str, sums: Sums) -> Iterator[n
         yield packed
 
 
-def _vector(checkpoint: Checkpoint, dense: Dense) -> memoryview:
+def vector(checkpoint: Checkpoint, dense: Dense) -> memoryview:
+    """A dense vector's bytes, float32; raises CheckpointError where a value is not finite."""
     values = checkpoint.values(dense.source)
     fault = not_finite.find(dense.source, "value", values.reshape(1, -1), 0, None)
     if fault:

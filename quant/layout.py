@@ -95,27 +95,27 @@ def in_file_order(plan: Plan) -> list[Dense]:
     return sorted(plan.dense, key=lambda dense: dense.kind == "vector")
 
 
-def dense_header(plan: Plan, recipe: Recipe, source: Source) -> tuple[bytes, int]:
-    """(header, bytes of the data after it) of the file of dense tensors."""
+def dense_header(plan: Plan, recipe: Recipe, source: Source) -> tuple[bytes, list[int]]:
+    """(header, bytes of each tensor after it) of the file of dense tensors."""
     sizes = {}
     for dense in in_file_order(plan):
         dtype, shape, _ = stored_shape(dense, recipe, source)
         sizes[dense.name] = dtype, shape, stored_bytes(dense, recipe, source)
-    return header(sizes), sum(size for _, _, size in sizes.values())
+    return header(sizes), [size for _, _, size in sizes.values()]
 
 
-def expert_header(layer: ExpertLayer, recipe: Recipe, source: Source) -> tuple[bytes, int]:
-    """The same of a layer's experts."""
+def expert_header(layer: ExpertLayer, recipe: Recipe, source: Source) -> tuple[bytes, list[int]]:
+    """(header, bytes of each record after it) of a layer's experts."""
     _, record_bytes = record_parts(layer, recipe, source)
-    size = layer.n_experts * record_bytes
-    return header({expert_tensor(layer.layer): ("U8", (layer.n_experts, record_bytes), size)}), size
+    sizes = [record_bytes] * layer.n_experts
+    return header({expert_tensor(layer.layer): ("U8", (layer.n_experts, record_bytes), sum(sizes))}), sizes
 
 
 def file_bytes(plan: Plan, recipe: Recipe, source: Source) -> dict[str, int]:
     """The size of every file of weights, by name."""
     headers = {DENSE_FILE: dense_header(plan, recipe, source)}
     headers |= {expert_file(layer.layer): expert_header(layer, recipe, source) for layer in plan.experts}
-    return {name: len(head) + size for name, (head, size) in headers.items()}
+    return {name: len(head) + sum(sizes) for name, (head, sizes) in headers.items()}
 
 
 def header(tensors: dict[str, tuple[str, tuple[int, ...], int]]) -> bytes:

@@ -17,6 +17,7 @@ DTYPE_BYTES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2,
     "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1,
 }  # fmt: skip
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 AGAIN = "pull the model again"
 
 
@@ -36,12 +37,27 @@ def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if size < 8 or length > min(LARGEST_HEADER, size - 8):
-                raise CheckpointError(f"{path.name}: the header claims {length} bytes, the file has {size}", hint=AGAIN)
-            raw = file.read(length)
+            raw = file.read(header_bytes(path, file.read(8), size))
     except OSError as error:
         raise CheckpointError(f"{path.name}: {error.strerror or error}") from error
+    return parse_header(path, raw, size)
+
+
+def header_bytes(path: Path, first: bytes, size: int) -> int:
+    """The length of the header, from the first 8 bytes of a file of `size`; raises CheckpointError."""
+    length = int.from_bytes(first[:8], "little")
+    if size < 8 or length > min(LARGEST_HEADER, size - 8):
+        if first.startswith(LFS_POINTER[:8]):
+            raise CheckpointError(
+                f"{path.name} is a Git-LFS pointer, not the file it points to",
+                hint="the repository was uploaded without its large files; choose another",
+            )
+        raise CheckpointError(f"{path.name}: the header claims {length} bytes, the file has {size}", hint=AGAIN)
+    return length
+
+
+def parse_header(path: Path, raw: bytes, size: int) -> tuple[dict[str, TensorInfo], dict[str, str]]:
+    """What `read_header` returns, of the header's JSON and the size of the file, which need not be here."""
     try:
         header = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
@@ -51,8 +67,8 @@ def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict):
         raise CheckpointError(f"{path.name}: __metadata__ is not an object", hint=AGAIN)
-    tensors = {name: _tensor(path, name, entry, 8 + length, size) for name, entry in header.items()}
-    _check_cover(path, list(tensors.values()), 8 + length, size)
+    tensors = {name: _tensor(path, name, entry, 8 + len(raw), size) for name, entry in header.items()}
+    _check_cover(path, list(tensors.values()), 8 + len(raw), size)
     return tensors, metadata
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from quant.checkpoint import INDEX
 from tests.conftest import DEMO
 
 
@@ -29,6 +30,39 @@ def write_safetensors(path: Path, header: dict[str, Any], data: bytes) -> None:
 def copy_of(source: Path, to: Path) -> Path:
     """A copy that may be damaged."""
     return Path(shutil.copytree(source, to))
+
+
+def resharded(source: Path, to: Path, shards: int, apart: str = "nothing") -> Path:
+    """The same checkpoint in so many shards, its tensors dealt out at random, so that hardly any are with their kin.
+
+    Tensors whose names begin with `apart` have the last shard for themselves.
+    """
+    to.mkdir()
+    for file in source.iterdir():
+        if file.suffix not in (".safetensors", ".npz") and file.name != INDEX:
+            shutil.copy(file, to)
+    entries: dict[str, tuple[dict[str, Any], bytes]] = {}
+    for file in sorted(source.glob("*.safetensors")):
+        header, data = header_of(file)
+        header.pop("__metadata__", None)
+        for name, entry in header.items():
+            start, stop = entry["data_offsets"]
+            entries[name] = entry, data[start:stop]
+    own = [name.startswith(apart) for name in entries]
+    home = np.random.default_rng(7).permutation(np.arange(len(entries)) % (shards - any(own)))
+    home[own] = shards - 1
+    weight_map = {}
+    for n in range(shards):
+        file = to / f"model-{n + 1:05d}-of-{shards:05d}.safetensors"
+        held, whole = {}, b""
+        for (name, (entry, data)), place in zip(entries.items(), home, strict=True):
+            if place == n:
+                held[name] = {**entry, "data_offsets": [len(whole), len(whole) + len(data)]}
+                whole += data
+                weight_map[name] = file.name
+        write_safetensors(file, held, whole)
+    (to / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    return to
 
 
 def copy_of_demo(to: Path) -> Path:

@@ -10,14 +10,22 @@ from pathlib import Path
 from tests.conftest import ROOT
 
 
-def moe(*arguments: str | Path, home: Path, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a command in a store of its own, with no terminal."""
+def environment(home: Path, **changes: str) -> dict[str, str]:
+    """The environment of a command whose store is at `home`."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "MOE_")) and k != "NO_COLOR"}
     own = {"MOE_HOME": str(home), "HF_HOME": str(home / "hf"), "PYTHONPATH": str(ROOT), "HF_HUB_DISABLE_TELEMETRY": "1"}
+    return kept | own | changes
+
+
+def moe(
+    *arguments: str | Path, home: Path, stdin: str = "", before: str = "", **changes: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a command in a store of its own, with no terminal, after the Python statements in `before`."""
+    start = ["-c", f"{before}\nfrom cli.__main__ import main\nmain()"] if before else ["-m", "cli"]
     return subprocess.run(
-        [sys.executable, "-m", "cli", *map(str, arguments)],
+        [sys.executable, *start, *map(str, arguments)],
         input=stdin,
-        env=kept | own | environment,
+        env=environment(home, **changes),
         capture_output=True,
         text=True,
         timeout=300,

@@ -97,7 +97,7 @@ def _repeat(drawn: np.ndarray, tiles: int, file: Any) -> None:
 def _write_experts(source: Any, layer: ExpertLayer, recipe: Recipe, path: Path, sparse: bool) -> list[int]:
     """Write a layer's experts and return the checksum of each record; two experts are drawn, the others repeat them."""
     parts, record_bytes = layout.record_parts(layer, recipe, source)
-    head, size = layout.expert_header(layer, recipe, source)
+    head, sizes = layout.expert_header(layer, recipe, source)
     records = [np.zeros(record_bytes, np.uint8)]
     if not sparse:
         rng = np.random.default_rng(layer.layer)
@@ -106,7 +106,7 @@ def _write_experts(source: Any, layer: ExpertLayer, recipe: Recipe, path: Path, 
     with path.open("wb") as file:
         file.write(head)
         if sparse:
-            file.truncate(len(head) + size)
+            file.truncate(len(head) + sum(sizes))
         else:
             for expert in range(layer.n_experts):
                 file.write(records[expert % len(records)].data)

@@ -1,48 +1,116 @@
-"""`moe pull`: a checkpoint from the Hub."""
+"""`moe pull`: a checkpoint from the Hub, as it is, or quantized as it comes."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cli import options, output
 
+if TYPE_CHECKING:
+    from cli.hub_listing import Repository
+    from cli.meter import Meter
+    from cli.names import HubName
+    from cli.pull_plan import Pull
+    from quant.recipe import Recipe
+
 
 def pull(
     name: Annotated[str, typer.Argument(help="org/name[@revision], or the model's page.")],
+    quantize: Annotated[
+        str | None,
+        typer.Option(
+            "--quantize", "-q", help="A recipe (int4, ...): quantize it as it comes, a shard on disk at a time."
+        ),
+    ] = None,
+    out: Annotated[
+        str | None, typer.Option("--out", "-o", help="For a quantized model: a name, or a folder with a slash.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what it needs.")] = False,
     json: options.Json = False,
 ) -> None:
     """Download a checkpoint from the Hub.
 
-    What is there already is not fetched again. The folder is printed on stdout. HF_HOME, HF_TOKEN, HF_ENDPOINT and
-    their kin are honoured.
+    What it needs is shown first. Run it again after a kill or a cut: it goes on where it was. A model that was
+    uploaded quantized goes straight into the store. The folder is printed on stdout. HF_HOME, HF_TOKEN and their kin
+    are honoured.
     """
-    from cli import hub, store
+    from cli import hub
+    from cli.meter import Meter
     from cli.names import parse_hub_name
-    from cpu_runtime import models
-    from quant.checkpoint import read_json
+    from quant.errors import ModelNotFound
+    from quant.recipe import load_recipe
 
+    meter = Meter(say=output.say)
+    recipe = load_recipe(quantize) if quantize else None
+    asked = parse_hub_name(name)
+    wanted = _pinned(asked, recipe, out)
     with output.busy(f"looking up {name}"):
-        repository = hub.look_up(parse_hub_name(name))
-        folder = hub.fetch(repository, hub.small_files(repository))
-    models.find(read_json(folder / "config.json"))  # refused now rather than after hundreds of gigabytes
-
-    files = hub.weight_files(repository, folder)
-    missing = [file for file in files if hub.cached(repository, file) is None]
-    total, needed = sum(file.size for file in files), sum(file.size for file in missing)
-    output.say(
-        f"{repository.name.repo} at {repository.commit[:8]}: {len(missing)} of {len(files)} weight files to fetch, "
-        f"{output.size(needed)} ({output.size(total - needed)} present, {output.size(hub.free_bytes())} free)"
-    )
-    hub.check_room(needed)
-    store.remember_source(repository.name.repo, repository.commit, folder)  # before, so that `moe list` shows a part
-    with output.progress("pulling", total, done=total - needed) as advance:
-        hub.fetch(repository, files, advance)
-    if json:
-        output.as_json(
-            {"repo": repository.name.repo, "revision": repository.commit, "path": str(folder), "bytes": total}
-        )
+        try:
+            repository = hub.look_up(wanted, output.say)
+        except ModelNotFound as error:
+            if wanted == asked:
+                raise
+            raise ModelNotFound(
+                f"{wanted} can't be had any more, which a stopped pull was made from",
+                hint="delete what it left with moe rm, and pull again",
+            ) from error
+        way = _way(repository, recipe, quantize, out, meter)
+    facts: dict[str, Any] = {"repo": repository.name.repo, "revision": repository.commit}
+    path = way.done()
+    if path is None:
+        needs = way.plan()
+        needs.show(repository)
+        needs.check_room()
+        facts["plan"] = needs.to_json()
+        if not dry_run:
+            path = way.run()
     else:
-        output.line(str(folder))
-    output.say(f"next: moe quantize {repository.name.repo}")
+        output.say(f"{repository.name.repo} at {repository.commit[:8]} is here already")
+    if json:
+        output.as_json({**facts, "path": path and str(path), "received": meter.received, "twice": meter.twice})
+    elif path:
+        output.line(str(path))
+    if path:
+        if meter.received:
+            output.say(f"{output.size(meter.received)} fetched, {output.size(meter.twice)} of it a second time")
+        output.say(f"next: {way.next_step}")
+
+
+def _pinned(wanted: HubName, recipe: Recipe | None, out: str | None) -> HubName:
+    """What to look up: a stopped run goes on with the commit that it began with."""
+    if recipe is None:
+        return wanted
+    from cli import store, stream_pull
+
+    return stream_pull.pinned(wanted, store.target(out, wanted.repo, recipe.name))
+
+
+def _way(repository: Repository, recipe: Recipe | None, quantize: str | None, out: str | None, meter: Meter) -> Pull:
+    """How this repository is pulled, its small files fetched; `quantize` is what the recipe was asked for by."""
+    from cli import hub, store
+    from cli.resume import pull_command
+    from quant.errors import UsageError
+
+    folder = hub.fetch(repository, hub.small_files(repository), meter)
+    ready = hub.is_ready_made(folder)
+    if ready and recipe:
+        raise UsageError(f"{repository.name} is quantized already", hint=f"moe pull {repository.name}")
+    if out and not ready and not recipe:
+        raise UsageError(
+            "--out is for quantized models", hint="add --quantize int4; a checkpoint goes to the Hub's cache (HF_HOME)"
+        )
+    resume = pull_command(f"{repository.name.repo}@{repository.commit}", quantize, out)
+    if recipe:
+        from cli.stream_pull import StreamPull
+
+        target = store.target(out, repository.name.repo, recipe.name)
+        return StreamPull(repository, folder, recipe, target, meter, resume)
+    if ready:
+        from cli.ready_made import ReadyMade
+
+        return ReadyMade(repository, folder, store.target(out, repository.name.repo), meter, resume)
+    from cli.plain_pull import PlainPull
+
+    return PlainPull(repository, folder, meter)

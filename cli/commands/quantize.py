@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli import options, output, sizes
-from cli.names import is_path
 
 if TYPE_CHECKING:
     from quant.preview import Preview
@@ -30,6 +28,7 @@ def quantize(
     It is written a layer at a time; a stopped run goes on where it was.
     """
     from cli import store
+    from cli.resume import quantize_command
     from cpu_runtime import plan_for
     from cpu_runtime.text import tokenizer
     from quant.checkpoint import Checkpoint
@@ -40,8 +39,7 @@ def quantize(
 
     chosen = load_recipe(recipe)
     folder, origin = store.find_source(source)
-    name = out or f"{origin.split('@')[0].rsplit('/', 1)[-1].lower()}-{chosen.name}"
-    target = Path(name).expanduser() if is_path(name) else store.place(name)
+    target = store.target(out, origin, chosen.name)
     with Checkpoint.open(folder) as checkpoint:
         plan = plan_for(checkpoint.config, checkpoint.names)
         planned = preview(checkpoint, plan, chosen)
@@ -58,7 +56,7 @@ def quantize(
                     chosen,
                     target,
                     source=origin,
-                    resume=_command(source, folder, recipe, out, target),
+                    resume=quantize_command(source, recipe, out),
                     on_progress=lambda p: advance(p.done),
                     on_file=sizes.show_file,
                 )
@@ -68,20 +66,7 @@ def quantize(
     elif not dry_run:
         sizes.show_roles(planned.roles, report, to_stderr=True)
         output.line(str(target))
-        output.say(f"next: moe chat {target if is_path(name) else name}")
-
-
-def _command(source: str, folder: Path, recipe: str, out: str | None, target: Path) -> str:
-    """What goes on with this conversion from any folder."""
-    import shlex
-
-    given = source if not Path(source).expanduser().is_dir() else str(folder.resolve())
-    parts = ["moe", "quantize", given]
-    if recipe != "int4":
-        parts += ["--recipe", str(Path(recipe).resolve()) if Path(recipe).is_file() else recipe]
-    if out is not None:
-        parts += ["--out", f"{target.resolve()}" if is_path(out) else out]
-    return shlex.join(parts)
+        output.say(f"next: moe chat {store.shortest(target)}")
 
 
 def _show(preview: Preview) -> None:

@@ -18,7 +18,7 @@ def remove(
 
     Models go from the store, checkpoints from the Hub's cache.
     """
-    from cli import hub, store
+    from cli import hub_cache, store
 
     pulled = {note["repo"] for note in store.sources()}
     models = {name: store.find_any(name) for name in names if name not in pulled}
@@ -26,7 +26,7 @@ def remove(
         return
     for name in names:
         if name in pulled:
-            freed = hub.delete(name)
+            freed = hub_cache.delete(name)
             store.forget_source(name)
         else:
             freed = models[name].bytes

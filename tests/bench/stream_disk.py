@@ -1,0 +1,158 @@
+"""What `moe pull --quantize` takes of disk, memory and network, against what its plan says and 1.5 shards.
+
+    python -m tests.bench.stream_disk --gigabytes 2 --shard 0.5
+    python -m tests.bench.stream_disk --gigabytes 8 --shard 1 --fp8
+
+A made-up MiniMax-M2 (holes for weights: they are hashed, sent, fetched, verified and quantized as any others) behind a
+local server of the Hub's protocol; the store's disk usage is read ten times a second while the command runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from cpu_runtime import plan_for
+from quant.checkpoint import INDEX
+from quant.config_source import ConfigSource
+from quant.encoding import FP8
+from quant.safetensors_file import DTYPE_BYTES
+from tests.checkpoints import write_safetensors
+from tests.command import environment
+from tests.hub_server import serving
+from tests.published import MINIMAX_M25, scaled
+
+REPO = "made-up/MiniMax-M2"
+BLOCK = 128
+Tensors = dict[str, tuple[str, tuple[int, ...]]]
+
+
+def tensors(config: dict[str, Any]) -> Tensors:
+    """(dtype, shape) of every tensor, layer by layer as they are published."""
+    plan = plan_for(config, ())
+    source = ConfigSource(config, plan)
+    found: Tensors = {}
+
+    def add(name: str, shape: tuple[int, ...]) -> None:
+        dtype = source.dtype(name)
+        found[name] = dtype, shape
+        if dtype == FP8:
+            found[name + "_scale_inv"] = "F32", (-(-shape[0] // BLOCK), -(-shape[1] // BLOCK))
+
+    for dense in plan.dense:
+        add(dense.source, dense.source_shape)
+    for layer in plan.experts:
+        for expert in range(layer.n_experts):
+            for part in layer.parts:
+                add(part.tensor(expert), part.shape)
+    return found
+
+
+def write(folder: Path, config: dict[str, Any], shard: int) -> None:
+    """A checkpoint of holes in shards of about so many bytes."""
+    folder.mkdir()
+    groups: list[Tensors] = [{}]
+    at = 0
+    for name, (dtype, shape) in tensors(config).items():
+        size = prod(shape) * DTYPE_BYTES[dtype]
+        if at + size > shard and groups[-1]:
+            groups.append({})
+            at = 0
+        groups[-1][name] = dtype, shape
+        at += size
+    places = {}
+    for number, group in enumerate(groups):
+        file, at = f"model-{number + 1:05d}-of-{len(groups):05d}.safetensors", 0
+        header = {}
+        for name, (dtype, shape) in group.items():
+            size = prod(shape) * DTYPE_BYTES[dtype]
+            header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, at + size]}
+            places[name] = file
+            at += size
+        write_safetensors(folder / file, header, b"")
+        os.truncate(folder / file, (folder / file).stat().st_size + at)
+    (folder / INDEX).write_text(json.dumps({"weight_map": places}))
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def on_disk(folder: Path) -> int:
+    """Bytes that a folder's files take of the disk; files come and go meanwhile."""
+    total = 0
+    for parent, _, files in os.walk(folder):
+        for name in files:
+            try:
+                total += os.lstat(os.path.join(parent, name)).st_blocks * 512
+            except FileNotFoundError:
+                continue
+    return total
+
+
+class Watch(threading.Thread):
+    """The most that a folder took of the disk."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(daemon=True)
+        self.folder, self.most, self.over = folder, 0, threading.Event()
+
+    def run(self) -> None:
+        """Look ten times a second."""
+        while not self.over.wait(0.1):
+            self.most = max(self.most, on_disk(self.folder))
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--gigabytes", type=float, default=2.0)
+    parser.add_argument("--shard", type=float, default=0.5, help="gigabytes of a shard")
+    parser.add_argument("--fp8", action="store_true")
+    options = parser.parse_args()
+    config = scaled(MINIMAX_M25, num_hidden_layers=1, num_local_experts=64, vocab_size=32000)
+    if not options.fp8:
+        del config["quantization_config"]
+    sizes = [prod(shape) * DTYPE_BYTES[dtype] for dtype, shape in tensors(config).values()]
+    config = scaled(config, num_hidden_layers=max(1, round(options.gigabytes * 1e9 / sum(sizes))))
+    with tempfile.TemporaryDirectory() as place:
+        source, home = Path(place) / "source", Path(place) / "home"
+        home.mkdir()
+        write(source, config, int(options.shard * 1e9))
+        shards = [path.stat().st_size for path in source.glob("*.safetensors")]
+        watch = Watch(home)
+        with serving({REPO: source}) as hub:
+            watch.start()
+            begun = time.perf_counter()
+            done = subprocess.run(
+                [sys.executable, "-m", "cli", "pull", REPO, "--quantize", "int4", "--json"],
+                env=environment(home, HF_ENDPOINT=hub.url),
+                stdout=subprocess.PIPE,
+                text=True,
+                check=True,
+            )
+            took = time.perf_counter() - begun
+        watch.over.set()
+        watch.join()
+        facts = json.loads(done.stdout)
+        output = sum(path.stat().st_size for path in Path(facts["path"]).iterdir())
+    memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    over = (watch.most - output) / max(shards)
+    print(f"source   {sum(shards) / 1e9:7.2f} GB in {len(shards)} shards, the largest {max(shards) / 1e9:.2f} GB")
+    print(f"output   {output / 1e9:7.2f} GB")
+    print(f"disk     {watch.most / 1e9:7.2f} GB at most: the output and {over:.2f} shards (at most 1.5)")
+    print(f"         {facts['plan']['disk'] / 1e9:7.2f} GB foreseen")
+    print(f"memory   {memory / 1e9:7.2f} GB at most, {facts['plan']['memory'] / 1e9:.2f} GB foreseen")
+    print(f"fetched  {facts['received'] / 1e9:7.2f} GB, {facts['twice'] / 1e6:.1f} MB of it twice, in {took:.0f} s")
+    assert over <= 1.5, "more disk than promised"
+
+
+if __name__ == "__main__":
+    main()
