@@ -58,6 +58,11 @@ def tensors(config: dict[str, Any]) -> Tensors:
     return found
 
 
+def total(config: dict[str, Any]) -> int:
+    """Bytes of all tensors."""
+    return sum(prod(shape) * DTYPE_BYTES[dtype] for dtype, shape in tensors(config).values())
+
+
 def write(folder: Path, config: dict[str, Any], shard: int) -> None:
     """A checkpoint of holes in shards of about so many bytes."""
     folder.mkdir()
@@ -120,8 +125,8 @@ def main() -> None:
     config = scaled(MINIMAX_M25, num_hidden_layers=1, num_local_experts=64, vocab_size=32000)
     if not options.fp8:
         del config["quantization_config"]
-    sizes = [prod(shape) * DTYPE_BYTES[dtype] for dtype, shape in tensors(config).values()]
-    config = scaled(config, num_hidden_layers=max(1, round(options.gigabytes * 1e9 / sum(sizes))))
+    one, two = (total(scaled(config, num_hidden_layers=layers)) for layers in (1, 2))
+    config = scaled(config, num_hidden_layers=max(1, 1 + round((options.gigabytes * 1e9 - one) / (two - one))))
     with tempfile.TemporaryDirectory() as place:
         source, home = Path(place) / "source", Path(place) / "home"
         home.mkdir()

@@ -128,7 +128,7 @@ def test_one_commit_though_the_repository_moves(hub: Hub, home: Path, source: Pa
 
 
 def check_untouched(hub: Hub) -> None:
-    assert all(hub.sent[shard] in (0, HEADER) for shard in SHARDS)
+    assert all(hub.sent[shard] <= HEADER for shard in SHARDS)
 
 
 def test_too_little_disk(hub: Hub, home: Path) -> None:
