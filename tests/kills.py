@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import signal
 import subprocess
 import sys
@@ -64,8 +63,3 @@ def kill_after(process: subprocess.Popen[str], seconds: float) -> threading.Time
     timer = threading.Timer(seconds, process.kill)
     timer.start()
     return timer
-
-
-def digests(folder: Path) -> dict[str, str]:
-    """The SHA-256 of every file in a folder, by name."""
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.checkpoints import resharded
+from tests.checkpoints import digests, resharded
 from tests.command import check_error, moe
 from tests.conftest import FIXTURES
 from tests.hub_server import Hub, serving
-from tests.kills import AT_SYNC, CHECKPOINT, at_byte, digests, finished, kill_after, start
+from tests.kills import AT_SYNC, CHECKPOINT, at_byte, finished, kill_after, start
 
 REPO, SHARDS = "tiny/DeepSeek", 5
 COMMANDS = {

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -11,7 +11,7 @@ from subprocess import CompletedProcess
 import pytest
 
 from quant.convert import partial_folder
-from tests.checkpoints import change_json, copy_of, resharded
+from tests.checkpoints import change_json, copy_of, digests, resharded
 from tests.command import check_error, moe
 from tests.conftest import DEMO, FIXTURES, Quantized
 from tests.hub_server import COMMIT, Fault, Hub, serving
@@ -19,10 +19,6 @@ from tests.hub_server import COMMIT, Fault, Hub, serving
 REPO, READY = "tiny/DeepSeek", "tiny/Demo-int4"
 SHARDS = 5
 HEADER = 1 << 16  # bytes of each shard that are read ahead
-
-
-def digests(folder: Path) -> dict[str, str]:
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
 
 
 @pytest.fixture
@@ -93,8 +89,34 @@ def test_a_stopped_stream_keeps_to_its_commit(hub: Hub, home: Path, source: Path
 def test_nothing_else_is_made_where_one_was_stopped(hub: Hub, home: Path, source: Path) -> None:
     stop(hub, home, source)
     check_error(moe("quantize", source, "--out", "deepseek-int4", home=home), 2, f"stopped pull of {REPO}", "--out")
-    check_error(pull(hub, home, "--quantize", "int8", "--out", "deepseek-int4"), 2, "stopped pull")
+    check_error(pull(hub, home, "--quantize", "int8", "--out", "deepseek-int4"), 2, "stopped pull", "moe pull")
     assert pull(hub, home, "--quantize", "int4").returncode == 0
+
+
+def test_a_stopped_stream_is_listed_with_what_goes_on(hub: Hub, home: Path, source: Path) -> None:
+    stop(hub, home, source)
+    [listed] = json.loads(moe("list", "--json", home=home).stdout)["models"]
+    assert (listed["name"], listed["complete"]) == ("deepseek-int4", False)
+    share = int(listed["state"].removeprefix("stopped, ").removesuffix("% done"))
+    assert 0 < share < 100
+    assert listed["resume"] == f"moe pull {REPO}@{COMMIT} --quantize int4"
+    assert f"deepseek-int4 is not whole; to go on: {listed['resume']}" in moe("list", home=home).stderr
+    done = moe(*shlex.split(listed["resume"])[1:], home=home, HF_ENDPOINT=hub.url)
+    assert done.returncode == 0, done.stderr
+    assert "2 of 5 weight files" in done.stderr
+    assert "experts-001.safetensors: error" in done.stderr
+    assert "furthest from their source" in done.stderr
+    made = home / "models" / "deepseek-int4"
+    assert moe("show", str(made), "--verify", home=home).returncode == 0
+    assert [model["complete"] for model in json.loads(moe("list", "--json", home=home).stdout)["models"]] == [True]
+
+
+def test_a_recipe_that_needs_statistics_is_refused_before_the_weights(hub: Hub, home: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text('description = "three bits"\n[formats]\nexpert = "q3"\n')
+    check_error(pull(hub, home, "--quantize", str(recipe)), 2, "needs statistics")
+    assert not any(name.endswith(".safetensors") for name in hub.sent)
+    assert not (home / "models").exists()
 
 
 def test_a_commit_that_has_gone(hub: Hub, home: Path, source: Path) -> None:
@@ -164,6 +186,8 @@ def test_a_stopped_pull_of_one_goes_on(ready: tuple[Hub, Path], home: Path) -> N
     large = "experts-003.safetensors"
     hub.faults["GET", large] = [403]
     check_error(pull(hub, home, name=READY), 4, READY)
+    [listed] = json.loads(moe("list", "--json", home=home).stdout)["models"]
+    assert (listed["state"], listed["resume"]) == ("stopped, half-way", f"moe pull {READY}@{COMMIT}")
     sent = hub.sent["experts-001.safetensors"]
     assert sent
     assert pull(hub, home, name=READY).returncode == 0
@@ -188,3 +212,10 @@ def test_a_manifest_that_names_what_is_not_there(ready: tuple[Hub, Path], home: 
         files = manifest["files"] | {name: {"bytes": 1, "sha256": "0" * 64}}
         change_json(folder / "manifest.json", files=files)
         check_error(pull(hub, home, name=READY), 6, name)
+
+
+def test_a_manifest_that_is_not_what_was_written(ready: tuple[Hub, Path], home: Path) -> None:
+    hub, folder = ready
+    change_json(folder / "manifest.json", source={"name": "another", "bytes": 1})
+    check_error(pull(hub, home, name=READY), 6, "manifest.json", "its own checksum")
+    assert not (home / "models").exists()

@@ -21,7 +21,7 @@ from quant.not_finite import find, joined
 from quant.recipe import load_recipe
 from quant.report import REPORT, Sums, decibels, expert_matrix, report
 from quant.source_rows import dense_rows, part_rows
-from tests.checkpoints import copy_of, digests, header_of
+from tests.checkpoints import copy_of, digests, poisoned
 from tests.conftest import DEMO, FIXTURES, Quantized, quantize
 
 PER_EXPERT = FIXTURES / "qwen3_5_per_expert"
@@ -137,18 +137,6 @@ def test_each_finished_file_is_told_and_kept(tmp_path: Path, quantized: Quantize
 
 
 # --- a source that holds no numbers ---
-
-
-def poisoned(source: Path, at: dict[str, list[int]], bits: bytes) -> None:
-    """Write `bits` at these elements of these tensors."""
-    for path in source.glob("*.safetensors"):
-        header, data = header_of(path)
-        with path.open("r+b") as file:
-            start = path.stat().st_size - len(data)
-            for name in at.keys() & header.keys():
-                for element in at[name]:
-                    file.seek(start + header[name]["data_offsets"][0] + element * len(bits))
-                    file.write(bits)
 
 
 NAN, INFINITY = b"\xc0\x7f", b"\x80\xff"  # bf16

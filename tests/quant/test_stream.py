@@ -2,32 +2,40 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import re
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 
 import pytest
 
 from cpu_runtime import plan_for
 from quant.arriving import ArrivingCheckpoint, Shard
-from quant.checkpoint import INDEX, held_by, read_json, tensors_by_file
-from quant.convert import partial_folder
+from quant.checkpoint import INDEX, Checkpoint, held_by, read_json, tensors_by_file
+from quant.convert import convert, partial_folder
 from quant.errors import CheckpointError
+from quant.journal import unfinished
 from quant.recipe import load_recipe
+from quant.report import Sums
 from quant.safetensors_file import read_header
 from quant.stream import convert_stream
 from quant.stream_plan import StreamPlan, stream_plan
-from tests.checkpoints import copy_of, header_of, resharded, write_safetensors
+from tests.checkpoints import copy_of, digests, header_of, poisoned, resharded, write_safetensors
 from tests.conftest import FIXTURES, quantize
+
+OnFile = Callable[[str, Sums], None]
 
 
 class Cut(Exception):
     """The run ends here."""
 
 
-def digests(folder: Path) -> dict[str, str]:
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+def no_word(file: str, sums: Sums) -> None:
+    """Nobody listens."""
 
 
 @dataclass
@@ -70,9 +78,9 @@ def planned(source: Path, recipe: str, out: Path) -> StreamPlan:
     return stream_plan(checkpoint, plan_for(checkpoint.config, checkpoint.names), load_recipe(recipe))
 
 
-def stream(source: Path, recipe: str, out: Path, stop_before: str = "") -> FromFolder:
+def stream(source: Path, recipe: str, out: Path, stop_before: str = "", on_file: OnFile = no_word) -> FromFolder:
     supply = FromFolder(source, partial_folder(out), stop_before)
-    convert_stream(planned(source, recipe, out), out, supply, on_progress=supply.look)
+    convert_stream(planned(source, recipe, out), out, supply, on_progress=supply.look, on_file=on_file)
     return supply
 
 
@@ -116,6 +124,48 @@ def test_a_stopped_run_asks_only_for_what_is_left(tmp_path: Path) -> None:
     last = stream(source, "int4", out)
     assert len(last.came) == 1
     assert digests(out) == digests(quantize(source, "int4", tmp_path / "whole" / "source"))
+
+
+@pytest.mark.parametrize("name", ["qwen3_5_fused", "deepseek_v3_fp8"])
+def test_each_file_is_told_once_with_its_errors_though_the_run_stops(tmp_path: Path, name: str) -> None:
+    source = resharded(FIXTURES / name, tmp_path / name, 5)
+    expected: dict[str, Sums] = {}
+    with Checkpoint.open(source) as whole:
+        plan, recipe = plan_for(whole.config, whole.names), load_recipe("int4")
+        convert(whole, plan, recipe, tmp_path / "whole", on_file=lambda file, sums: expected.update({file: sums}))
+    told: list[tuple[str, Sums]] = []
+    out = tmp_path / "m"
+    for shard in [*[shard.name for shard in opened(source, out).shards][1:], None]:
+        with contextlib.suppress(Cut):
+            stream(source, "int4", out, shard or "", lambda file, sums: told.append((file, sums)))
+        if shard:
+            begun = unfinished(partial_folder(out))
+            assert 0 < begun.done < begun.total
+            assert not begun.running
+    assert sorted(file for file, _ in told) == sorted(expected)
+    assert dict(told) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "element", "bits"),
+    [
+        ("qwen3_5_per_expert", "lm_head.weight", 7, b"\xc0\x7f"),
+        ("qwen3_5_fused", "model.language_model.layers.1.mlp.experts.down_proj", -5, b"\x80\xff"),
+        ("qwen3_5_fused", "model.language_model.norm.weight", 3, b"\xc0\x7f"),
+        ("deepseek_v3_fp8", "model.layers.1.mlp.experts.2.down_proj.weight_scale_inv", 0, b"\0\0\xc0\x7f"),
+    ],
+)
+def test_what_is_no_number_stops_it_with_the_same_words(
+    tmp_path: Path, name: str, tensor: str, element: int, bits: bytes
+) -> None:
+    source = resharded(FIXTURES / name, tmp_path / name, 5)
+    info = read_header(source / read_json(source / INDEX)["weight_map"][tensor])[0][tensor]
+    poisoned(source, {tensor: [element % prod(info.shape)]}, bits)
+    with pytest.raises(CheckpointError, match=re.escape(tensor.removesuffix("_scale_inv"))) as expected:
+        quantize(source, "int4", tmp_path / "whole")
+    with pytest.raises(CheckpointError) as found:
+        stream(source, "int4", tmp_path / "m")
+    assert (str(found.value), found.value.hint) == (str(expected.value), expected.value.hint)
 
 
 def test_a_run_that_was_stopped_after_the_last_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
