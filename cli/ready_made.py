@@ -11,8 +11,8 @@ from cli.meter import Meter
 from cli.part_file import durable_bytes
 from cli.pull_plan import PullPlan
 from cli.transfer import download
+from quant.building import building, partial_folder, refuse_existing, tidy
 from quant.container import open_model
-from quant.convert import building, partial_folder, refuse_existing, tidy
 from quant.errors import CheckpointError
 from quant.journal import Journal
 from quant.manifest import MANIFEST, seal_fault

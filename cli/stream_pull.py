@@ -18,11 +18,12 @@ from cli.remote_checkpoint import open_remote
 from cli.shard_supply import ShardSupply
 from cpu_runtime import plan_for
 from quant.arriving import Shard
-from quant.checkpoint import read_json
-from quant.convert import Progress, partial_folder, refuse_existing, tidy
+from quant.building import partial_folder, refuse_existing, tidy
+from quant.convert import Progress
 from quant.formats import ENCODABLE
 from quant.journal import unfinished
 from quant.manifest import MANIFEST
+from quant.manifest_file import read_manifest
 from quant.plan import check
 from quant.preview import Preview, preview
 from quant.recipe import Recipe
@@ -67,8 +68,8 @@ class StreamPull:
     def done(self) -> Path | None:
         """The model's folder where it is there already; raises UsageError where another model is."""
         if (self._target / MANIFEST).exists():
-            made = read_json(self._target / MANIFEST)
-            if made.get("source", {}).get("name") == self._origin and made["recipe"]["formats"] == self._recipe.formats:
+            made = read_manifest(self._target)
+            if (made["source"]["name"], made["recipe"].get("formats")) == (self._origin, self._recipe.formats):
                 return tidy(self._target)
         refuse_existing(self._target)
         return None

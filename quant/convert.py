@@ -1,7 +1,6 @@
 """From a checkpoint to a quantized model: read a few rows, quantize, write; a layer a file, so that a kill costs one.
 
-The folder is built beside its final name as `<name>.partial` and renamed at the end, so that what has the name of
-a model is a model. A run that was stopped goes on at the first unfinished file and ends with the same bytes.
+A run that was stopped goes on at the first unfinished file and ends with the same bytes.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,18 +17,18 @@ from typing import Any, TypeVar
 import numpy as np
 
 from quant import layout, not_finite
+from quant.building import building
 from quant.checkpoint import INDEX, Checkpoint
 from quant.checksums import Checksums
-from quant.errors import CheckpointError, ResourceError, UsageError
-from quant.folder_lock import LOCK, locked
+from quant.errors import CheckpointError, ResourceError
 from quant.formats import ROWS, Format
-from quant.journal import JOURNAL, Journal
+from quant.journal import Journal
 from quant.manifest import FORMAT_VERSION, MANIFEST, manifest, sealed
 from quant.plan import Dense, ExpertLayer, Plan, check
 from quant.recipe import Recipe
 from quant.report import REPORT, Sums, expert_matrix, report
 from quant.source_rows import DAMAGED, SourceRows, dense_rows, part_rows
-from quant.writer import RESUME, FileWriter, sync_folder, write_error
+from quant.writer import RESUME, FileWriter
 
 CHUNK = 64 << 20  # bytes of float32 rows held at a time
 SPARE = 64 << 20  # bytes of disk kept free beside the model itself
@@ -74,49 +72,6 @@ def convert(
     with building(out) as folder:
         _convert(checkpoint, plan, recipe, folder, source, resume, on_progress, on_file)
     return out
-
-
-@contextmanager
-def building(out: Path) -> Iterator[Path]:
-    """The folder to build the model `out` in, which gets that name at the end; this process alone has it.
-
-    Raises UsageError where `out` exists or another process builds it, ResourceError where it can't be written.
-    """
-    refuse_existing(out)
-    partial = partial_folder(out)
-    try:
-        partial.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise write_error(error, partial) from error
-    with locked(partial):
-        try:
-            yield partial
-        except BaseException:
-            if {path.name for path in partial.iterdir()} <= {LOCK, JOURNAL}:  # nothing to go on with
-                shutil.rmtree(partial)
-            raise
-        partial.rename(out)
-        sync_folder(out.parent)
-        tidy(out)
-
-
-def tidy(out: Path) -> Path:
-    """A finished model, without the journal and lock, which outlive the renaming and a kill after it."""
-    for name in (JOURNAL, LOCK):
-        (out / name).unlink(missing_ok=True)
-    return out
-
-
-def refuse_existing(out: Path) -> None:
-    """Raise UsageError where something has the name of what is to be made."""
-    if out.exists():
-        tidy(out)
-        raise UsageError(f"{out} already exists", hint="remove it, or choose another --out")
-
-
-def partial_folder(out: Path) -> Path:
-    """Where a model is built before it has its name."""
-    return out.with_name(out.name + ".partial")
 
 
 def _convert(

@@ -14,8 +14,9 @@ from typing import Protocol
 
 from quant import layout
 from quant.arriving import Shard
+from quant.building import building
 from quant.checksums import Checksums
-from quant.convert import Progress, ahead, building, finish
+from quant.convert import Progress, ahead, finish
 from quant.errors import CheckpointError
 from quant.journal import Journal
 from quant.plan import check

@@ -10,7 +10,7 @@ from subprocess import CompletedProcess
 
 import pytest
 
-from quant.convert import partial_folder
+from quant.building import partial_folder
 from tests.checkpoints import change_json, copy_of, digests, resharded
 from tests.command import check_error, moe
 from tests.conftest import DEMO, FIXTURES, Quantized

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from cli import store
+from quant.building import partial_folder
 from quant.checkpoint import INDEX
-from quant.convert import partial_folder
 from tests.checkpoints import change_json, copy_of, digests
 from tests.command import check_error, moe
 from tests.conftest import DEMO, FIXTURES, ROOT, Quantized

@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 
 from cpu_runtime import Engine, plan_for
+from quant.building import partial_folder
 from quant.checkpoint import INDEX, Checkpoint
 from quant.container import open_model
-from quant.convert import convert, partial_folder
+from quant.convert import convert
 from quant.errors import CheckpointError, ResourceError, UnsupportedError, UsageError
 from quant.preview import preview
 from quant.recipe import load_recipe
@@ -161,10 +162,15 @@ def test_two_conversions_of_one_model_do_not_meet(tmp_path: Path) -> None:
         convert(source, plan_for(source.config, source.names), load_recipe("int4"), out, on_progress=meanwhile)
 
 
-def test_an_existing_model_is_not_overwritten(tmp_path: Path) -> None:
-    (tmp_path / "m").mkdir()
-    with pytest.raises(UsageError, match="already exists"):
-        quantize(FUSED, "int4", tmp_path / "m")
+def test_what_has_the_name_already_is_left_alone(tmp_path: Path) -> None:
+    """Even a file that is called as our lock is, in a folder that is no model."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "lock").write_text("theirs")
+    (tmp_path / "file").write_text("theirs")
+    for name in ("folder", "file"):
+        with pytest.raises(UsageError, match="already exists"):
+            quantize(FUSED, "int4", tmp_path / name)
+    assert (tmp_path / "folder" / "lock").read_text() == (tmp_path / "file").read_text() == "theirs"
 
 
 # --- faults in the source ---

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from quant.building import partial_folder
 from quant.checkpoint import Checkpoint
 from quant.container import QuantizedModel, open_model
-from quant.convert import convert, partial_folder
+from quant.convert import convert
 from quant.errors import CheckpointError, UnsupportedError
 from quant.formats import ENCODABLE
 from quant.plan import Dense, ExpertLayer, Part, Plan

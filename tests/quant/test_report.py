@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from cpu_runtime import plan_for
+from quant.building import partial_folder
 from quant.checkpoint import Checkpoint
 from quant.checksums import Checksums
 from quant.container import open_model
-from quant.convert import convert, partial_folder
+from quant.convert import convert
 from quant.errors import CheckpointError
 from quant.formats import ENCODABLE
 from quant.not_finite import find, joined

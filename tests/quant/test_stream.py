@@ -15,8 +15,9 @@ import pytest
 
 from cpu_runtime import plan_for
 from quant.arriving import ArrivingCheckpoint, Shard
+from quant.building import partial_folder
 from quant.checkpoint import INDEX, Checkpoint, held_by, read_json, tensors_by_file
-from quant.convert import convert, partial_folder
+from quant.convert import convert
 from quant.errors import CheckpointError
 from quant.journal import unfinished
 from quant.recipe import load_recipe
