@@ -51,17 +51,18 @@ def _grouped_matmul(
     counter = new_counter()
     for _ in prange(n_threads):
         _share(
-            counter, format_id, w, offset, n_tiles, tile_bytes, blocks, slots, starts,
+            counter, n_threads, format_id, w, offset, n_tiles, tile_bytes, blocks, slots, starts,
             x, q, wide, scale, sums, tokens, out,
         )  # fmt: skip
 
 
 @inner
 def _share(
-    counter, format_id, w, offset, n_tiles, tile_bytes, blocks, slots, starts, x, q, wide, scale, sums, tokens, out
-):
+    counter, n_threads, format_id, w, offset, n_tiles, tile_bytes, blocks, slots, starts,
+    x, q, wide, scale, sums, tokens, out,
+):  # fmt: skip
     """One thread's tiles, of one expert after another."""
-    few = run_of(tile_bytes) if tokens.size == slots.size else 1
+    few = run_of(tile_bytes, slots.size * n_tiles, n_threads) if tokens.size == slots.size else 1
     runs = (n_tiles + few - 1) // few
     while True:
         item = take(counter, 1)

@@ -47,12 +47,12 @@ def _feed_forward(
     first, second = new_counter(), new_counter()
     for _ in prange(n_threads):
         _hidden(
-            first, ids, offsets, tile_bytes, n_tiles[0], gate_w, up_w, slots, token, x, q, wide, scale, sums,
+            first, n_threads, ids, offsets, tile_bytes, n_tiles[0], gate_w, up_w, slots, token, x, q, wide, scale, sums,
             gated, raised, hidden_q, hidden_scale, hidden_sums,
         )  # fmt: skip
     for _ in prange(n_threads):
         _answers(
-            second, ids[2], offsets[2], tile_bytes[2], n_tiles[2], down_w, slots, members, hidden_of,
+            second, n_threads, ids[2], offsets[2], tile_bytes[2], n_tiles[2], down_w, slots, members, hidden_of,
             gated, hidden_q, wide, hidden_scale, hidden_sums, out,
         )  # fmt: skip
 
@@ -74,12 +74,12 @@ def _rows_read(members, answers):
 
 @inner
 def _hidden(
-    counter, ids, offsets, tile_bytes, n_tiles, gate, up, slots, token, x, q, wide, scale, sums,
+    counter, n_threads, ids, offsets, tile_bytes, n_tiles, gate, up, slots, token, x, q, wide, scale, sums,
     gated, raised, hidden_q, hidden_scale, hidden_sums,
 ):  # fmt: skip
     """One thread's groups of 32 hidden numbers, a few of one network at a time."""
     groups, blocks = hidden_scale.shape[1], x.shape[1] // BLOCK
-    few = max(1, run_of(tile_bytes[0]) // _TILES)
+    few = max(1, run_of(tile_bytes[0], slots.size * n_tiles, n_threads) // _TILES)
     runs = (groups + few - 1) // few
     while True:
         item = take(counter, 1)
@@ -104,10 +104,11 @@ def _hidden(
 
 @inner
 def _answers(
-    counter, format_id, offset, tile_bytes, n_tiles, down, slots, members, hidden_of, x, q, wide, scale, sums, out
-):
+    counter, n_threads, format_id, offset, tile_bytes, n_tiles, down, slots, members, hidden_of,
+    x, q, wide, scale, sums, out,
+):  # fmt: skip
     """One thread's tiles of down."""
-    few, blocks = run_of(tile_bytes), x.shape[1] // BLOCK
+    few, blocks = run_of(tile_bytes, slots.size * n_tiles, n_threads), x.shape[1] // BLOCK
     runs = (n_tiles + few - 1) // few
     while True:
         item = take(counter, 1)

@@ -35,14 +35,14 @@ def _matmul(n_threads, format_id, tiles, blocks, x, q, wide, scale, sums, tokens
     w = read_only(tiles)
     counter = new_counter()
     for _ in prange(n_threads):
-        _share(counter, format_id, w, tiles.shape[1], blocks, x, q, wide, scale, sums, tokens, out)
+        _share(counter, n_threads, format_id, w, tiles.shape[1], blocks, x, q, wide, scale, sums, tokens, out)
 
 
 @inner
-def _share(counter, format_id, w, tile_bytes, blocks, x, q, wide, scale, sums, tokens, out):
+def _share(counter, n_threads, format_id, w, tile_bytes, blocks, x, q, wide, scale, sums, tokens, out):
     """One thread's tiles."""
     n = out.shape[1] // ROWS
-    few = run_of(tile_bytes) if tokens.size == 1 else 1
+    few = run_of(tile_bytes, n, n_threads) if tokens.size == 1 else 1
     while True:
         first = take(counter, few)
         if first >= n:

@@ -19,14 +19,16 @@ from numba.core import types
 from cpu_runtime.kernels.vectors import operation
 from quant.jit import inner
 
-_STRETCH = 1 << 17  # bytes: long enough for the hardware to read ahead in
+_SHORTEST, _LONGEST = 1 << 16, 1 << 19  # bytes of a stretch: each begins with waiting for memory
+_STRETCHES = 16  # a thread, if they are not too short for it: the last to come home is a sixteenth late at most
 _LINE = 8  # int64 of a cache line, which nothing else shall share
 
 
 @inner
-def run_of(tile_bytes):
-    """How many tiles to take at once where each serves one token, so that it is memory that counts."""
-    return max(1, _STRETCH // tile_bytes)
+def run_of(tile_bytes, tiles, n_threads):
+    """How many of so many tiles to take at once where each serves one token, so that it is memory that counts."""
+    stretch = tiles * tile_bytes // (_STRETCHES * n_threads)
+    return max(1, min(max(stretch, _SHORTEST), _LONGEST) // tile_bytes)
 
 
 @inner

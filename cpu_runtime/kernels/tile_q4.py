@@ -14,6 +14,7 @@ from cpu_runtime.kernels.integers import (
     spread,
 )
 from cpu_runtime.kernels.panel import put_scaled
+from cpu_runtime.kernels.reductions import spread_f32
 from cpu_runtime.kernels.row_lanes import row_lane_product_in
 from cpu_runtime.kernels.vectors import (
     fma,
@@ -52,21 +53,23 @@ def one_q4(w, at, blocks, q, scale, sums, t, out, o):
     """One token: weights go from the look-up straight into the product."""
     body = at + head_bytes(blocks)
     result = load_f32(out, o, ROWS)
-    for start in range(0, 2 * blocks, 2 * SEGMENT_BLOCKS):
-        super_scale = mul(load_f16(w, at + 2 * start, ROWS), splat_f32(Q4_UNIT, ROWS))
-        for half in range(start, min(start + 2 * SEGMENT_BLOCKS, 2 * blocks)):
-            meta = body + (half >> 1) * Q4_BLOCK + 2 * ROWS * (half & 1)
-            codes = body + (half >> 1) * Q4_BLOCK + LINE + 4 * LINE * (half & 1)
-            for line in range(0, 4 * LINE, LINE):
-                prefetch(w, codes + line + AHEAD)
-            prefetch(w, meta + AHEAD)
-            x = t * q.shape[1] + 32 * half
-            if ROW_LANES:
-                total = _row_lane_product(w, meta, codes, q, x)
-            else:
-                total = _add_group(splat_i32(0, ROWS), w, meta, codes, q, x, sums[t, 2 * half])
-                total = _add_group(total, w, meta + ROWS, codes + 2 * LINE, q, x + 16, sums[t, 2 * half + 1])
-            result = fma(to_f32(total), mul(super_scale, splat_f32(scale[t, half], ROWS)), result)
+    for start in range(0, blocks, SEGMENT_BLOCKS):
+        super_scale = mul(load_f16(w, at + start // SEGMENT_BLOCKS * 2 * ROWS, ROWS), splat_f32(Q4_UNIT, ROWS))
+        for block in range(start, min(start + SEGMENT_BLOCKS, blocks)):
+            block_at = body + block * Q4_BLOCK
+            for line in range(0, Q4_BLOCK, LINE):
+                prefetch(w, block_at + AHEAD + line)
+            for half in range(2):
+                meta, codes = block_at + 2 * ROWS * half, block_at + LINE + 4 * LINE * half
+                x = t * q.shape[1] + BLOCK * block + 32 * half
+                if ROW_LANES:
+                    total = _row_lane_product(w, meta, codes, q, x)
+                else:
+                    s = 4 * block + 2 * half
+                    total = _add_group(splat_i32(0, ROWS), w, meta, codes, q, x, sums[t, s])
+                    total = _add_group(total, w, meta + ROWS, codes + 2 * LINE, q, x + 16, sums[t, s + 1])
+                both_scales = mul(super_scale, spread_f32(scale, t * scale.shape[1] + 2 * block + half, ROWS))
+                result = fma(to_f32(total), both_scales, result)
     store_f32(out, o, result)
 
 
