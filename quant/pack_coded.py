@@ -106,9 +106,10 @@ def _row(
             at = start + g * group
             squares = _squares(x[at : at + group])
             measured[1] += squares
-            best, s = 0, 0
-            if peaks[g] != 0 and unit != 0:
-                best, s = best_stored(sums[g], n, unit / peaks[g], largest, keys)
+            if peaks[g] == 0 or unit == 0:
+                measured[0] += squares
+                continue
+            best, s = best_stored(sums[g], n, unit / peaks[g], largest, keys)
             if s == 0:
                 measured[0] += squares
                 continue
