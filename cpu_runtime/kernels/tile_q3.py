@@ -15,6 +15,7 @@ from cpu_runtime.kernels.integers import (
     spread,
 )
 from cpu_runtime.kernels.panel import put_scaled
+from cpu_runtime.kernels.reductions import spread_f32
 from cpu_runtime.kernels.row_lanes import row_lane_product_in
 from cpu_runtime.kernels.tile_q4 import BYTES, SEGMENT_BLOCKS, head_bytes
 from cpu_runtime.kernels.vectors import (
@@ -30,7 +31,7 @@ from cpu_runtime.kernels.vectors import (
     store_f32,
     to_f32,
 )
-from quant.formats import LINE, Q3, ROWS
+from quant.formats import BLOCK, LINE, Q3, ROWS
 from quant.jit import inner
 
 _Q3 = Q3()
@@ -47,22 +48,25 @@ def one_q3(w, at, blocks, q, scale, sums, t, out, o):
     """One token: out[o : o + 16] += tile · token t."""
     body = at + head_bytes(blocks)
     result = load_f32(out, o, ROWS)
-    for start in range(0, 2 * blocks, 2 * SEGMENT_BLOCKS):
-        super_scale = mul(load_f16(w, at + 2 * start, ROWS), splat_f32(Q3_UNIT, ROWS))
-        for half in range(start, min(start + 2 * SEGMENT_BLOCKS, 2 * blocks)):
-            meta = body + (half >> 1) * Q3_BLOCK + 2 * ROWS * (half & 1)
-            codes = body + (half >> 1) * Q3_BLOCK + LINE + HALF * (half & 1)
-            for line in range(0, HALF, LINE):
-                prefetch(w, codes + line + AHEAD)
-            prefetch(w, meta + AHEAD)
-            x = t * q.shape[1] + 32 * half
-            if ROW_LANES:
-                total = _row_lane_product(w, meta, codes, q, x)
-            else:
-                a, b, c = load_i8(w, codes, LINE), load_i8(w, codes + LINE, LINE), load_i8(w, codes + 2 * LINE, LINE)
-                total = _add_group(splat_i32(0, ROWS), w, meta, a, b, q, x, sums[t, 2 * half])
-                total = _add_group(total, w, meta + ROWS, c, spare_codes(a, b, c), q, x + 16, sums[t, 2 * half + 1])
-            result = fma(to_f32(total), mul(super_scale, splat_f32(scale[t, half], ROWS)), result)
+    for start in range(0, blocks, SEGMENT_BLOCKS):
+        super_scale = mul(load_f16(w, at + start // SEGMENT_BLOCKS * 2 * ROWS, ROWS), splat_f32(Q3_UNIT, ROWS))
+        for block in range(start, min(start + SEGMENT_BLOCKS, blocks)):
+            block_at = body + block * Q3_BLOCK
+            for line in range(0, Q3_BLOCK, LINE):
+                prefetch(w, block_at + AHEAD + line)
+            for half in range(2):
+                meta, codes = block_at + 2 * ROWS * half, block_at + LINE + HALF * half
+                x = t * q.shape[1] + BLOCK * block + 32 * half
+                if ROW_LANES:
+                    total = _row_lane_product(w, meta, codes, q, x)
+                else:
+                    s = 4 * block + 2 * half
+                    a, b = load_i8(w, codes, LINE), load_i8(w, codes + LINE, LINE)
+                    c = load_i8(w, codes + 2 * LINE, LINE)
+                    total = _add_group(splat_i32(0, ROWS), w, meta, a, b, q, x, sums[t, s])
+                    total = _add_group(total, w, meta + ROWS, c, spare_codes(a, b, c), q, x + 16, sums[t, s + 1])
+                both_scales = mul(super_scale, spread_f32(scale, t * scale.shape[1] + 2 * block + half, ROWS))
+                result = fma(to_f32(total), both_scales, result)
     store_f32(out, o, result)
 
 

@@ -17,6 +17,7 @@ from cpu_runtime.kernels.integers import (
     spread,
 )
 from cpu_runtime.kernels.panel import put_scaled
+from cpu_runtime.kernels.reductions import spread_f32
 from cpu_runtime.kernels.row_lanes import row_lane_product_in
 from cpu_runtime.kernels.tile_q4 import BYTES
 from cpu_runtime.kernels.vectors import (
@@ -61,7 +62,7 @@ def one_q4c(w, at, blocks, q, scale, sums, t, out, o):
         else:
             total = _add_lines(splat_i32(0, ROWS), w, meta, codes, q, x, sums[t, 2 * group])
             total = _add_lines(total, w, meta, codes + 2 * LINE, q, x + 16, sums[t, 2 * group + 1])
-        result = fma(to_f32(total), mul(super_scale, splat_f32(scale[t, group], ROWS)), result)
+        result = fma(to_f32(total), mul(super_scale, spread_f32(scale, t * scale.shape[1] + group, ROWS)), result)
     store_f32(out, o, result)
 
 

@@ -22,6 +22,7 @@ from cpu_runtime.kernels.integers import (
     spread,
 )
 from cpu_runtime.kernels.panel import put_scaled
+from cpu_runtime.kernels.reductions import spread_f32
 from cpu_runtime.kernels.tile_q4 import BYTES
 from cpu_runtime.kernels.vectors import (
     fma,
@@ -64,7 +65,9 @@ def _kernels_of(form: Coded) -> tuple[Any, Any]:
                 total = splat_i32(0, ROWS)
                 for group in range(2 * half, 2 * half + 2):
                     total = add_group(total, w, block_at, group & 3, q, t * q.shape[1] + 16 * group, sums[t, group])
-                result = fma(to_f32(total), mul(super_scale, splat_f32(scale[t, half], ROWS)), result)
+                result = fma(
+                    to_f32(total), mul(super_scale, spread_f32(scale, t * scale.shape[1] + half, ROWS)), result
+                )
         store_f32(out, o, result)
 
     @inner
