@@ -206,7 +206,7 @@ def test_a_recipe_that_a_user_wrote(source: Path, home: Path, tmp_path: Path) ->
     result = moe("quantize", source, "--recipe", recipe, "--json", "--dry-run", home=home)
     formats = {role["role"]: role["formats"] for role in json.loads(result.stdout)["roles"]}
     assert (formats["expert"], formats["head"], formats["attention"]) == (["q8"], ["q4"], ["bf16"])
-    for wrong in ('[formats]\nexperts = "q4"', '[formats]\nexpert = "q5"', "x = 1", "[[", "formats = 3"):
+    for wrong in ('[formats]\nexperts = "q4"', '[formats]\nexpert = "q9"', "x = 1", "[[", "formats = 3"):
         recipe.write_text(wrong)
         check_error(moe("quantize", source, "--recipe", recipe, home=home), 2, "mine.toml")
 
