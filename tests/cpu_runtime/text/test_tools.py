@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from cpu_runtime.events import ToolCall
@@ -151,8 +151,9 @@ JSON = st.recursive(
 @given(st.dictionaries(st.text(min_size=1), JSON, max_size=4))
 @pytest.mark.parametrize("family", ["kimi_k25", "deepseek_v3"])
 def test_json_arguments_come_back(family: str, arguments: dict[str, Any]) -> None:
-    syntax = SYNTAXES[family]
-    written = WRITTEN[family].replace('{"city": "Zürich 中", "days": 3}', json.dumps(arguments, ensure_ascii=False))
+    syntax, text = SYNTAXES[family], json.dumps(arguments, ensure_ascii=False)
+    assume(not any(marker in text for marker in syntax.markers))  # a tokenizer makes one token of it, text or not
+    written = WRITTEN[family].replace('{"city": "Zürich 中", "days": 3}', text)
     assert split(syntax, [written])[2] == [("weather", arguments), ("now", {})]
 
 
