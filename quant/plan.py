@@ -157,7 +157,7 @@ def _check_shape(checkpoint: Checkpoint, name: str, expected: tuple[int, ...]) -
     found, held = encoding.shape, encoding.tensors[0]
     if found != expected:
         packed = f", {list(held.shape)} packed" if held.shape != found else ""
-        swapped = len(found) > 1 and found == (*expected[:-2], expected[-1], expected[-2])
+        swapped = len(found) == len(expected) > 1 and found == (*expected[:-2], expected[-1], expected[-2])
         raise CheckpointError(
             f"tensor {held.name!r} is {list(found)}{packed}, config.json says {list(expected)}"
             + (": its axes are transposed" if swapped else "")
