@@ -27,14 +27,15 @@ _ORDER = [0, 1, 2, 3, 8, 9, 10, 11, 4, 5, 6, 7, 12, 13, 14, 15]
 def row_lane_product_in(form: Coded) -> Any:
     """Make the product for q4, for q4c, whose 32 inputs share a meta byte, or for q3, which has three of four lines.
 
-    row_lane_product(w, meta_at, codes_at, q, x_at) -> sums of 16 rows, i32: scales times the products of 32 inputs
-    Shapes: w u8, meta bytes at `meta_at`, lines of codes at `codes_at` · q i8, inputs at `x_at`
+    It is one of those that `products.py` describes; the sums of inputs are not used.
     """
     bits, one_group, threes = form.book_bits, form.group == 32, form.books.shape[1] == 8
     books = np.tile(form.books, (1, 2)) if threes else form.books  # bit 3 of a code of q3 belongs to another
     n_lines = 3 if threes else 4
 
-    def meaning(w: np.ndarray, meta_at: int, codes_at: int, q: np.ndarray, x_at: int) -> np.ndarray:
+    def meaning(
+        w: np.ndarray, meta_at: int, codes_at: int, q: np.ndarray, x_at: int, sums: np.ndarray, t: int, s: int
+    ) -> np.ndarray:
         flat, total = w.reshape(-1), np.zeros(ROWS, np.int32)
         lines = flat[codes_at:][: n_lines * LINE].reshape(n_lines, ROWS, 4)
         if threes:
@@ -48,13 +49,15 @@ def row_lane_product_in(form: Coded) -> Any:
         return total
 
     @operation(meaning)
-    def row_lane_product(typing_context: Any, w: Any, meta_at: Any, codes_at: Any, q: Any, x_at: Any) -> Any:
+    def row_lane_product(
+        typing_context: Any, w: Any, meta_at: Any, codes_at: Any, q: Any, x_at: Any, sums: Any, t: Any, s: Any
+    ) -> Any:
         def generate(context: Any, b: ir.IRBuilder, signature: Any, values: Any) -> ir.Value:
             w, q = (
                 b.bitcast(context.make_array(signature.args[i])(context, b, values[i]).data, I8.as_pointer())
                 for i in (0, 3)
             )
-            _, meta_at, codes_at, _, x_at = values
+            _, meta_at, codes_at, _, x_at, *_ = values
             inputs = [_inputs(b, q, b.add(x_at, I64(16 * g))) for g in range(2)]
             eights = []
             for row in range(0, ROWS, 8):
@@ -72,7 +75,7 @@ def row_lane_product_in(form: Coded) -> Any:
                 eights.append(_finished(b, sums[0], metas[0] if one_group else None, bits))
             return join(b, eights)
 
-        return Vector("i32", ROWS)(w, types.int64, types.int64, q, types.int64), generate
+        return Vector("i32", ROWS)(w, types.int64, types.int64, q, types.int64, sums, t, s), generate
 
     return row_lane_product
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from cpu_runtime.kernels.segments import head_bytes
 from cpu_runtime.kernels.tile import BF16_ID, K4_ID, Q3_ID, Q4_ID, Q4C_ID, Q5_ID, Q6_ID, Q8_ID
 from cpu_runtime.kernels.tile_k4 import K4_BLOCK, ZERO
 from cpu_runtime.kernels.tile_q3 import Q3_BLOCK, Q3_UNIT
-from cpu_runtime.kernels.tile_q4 import Q4_BLOCK, Q4_UNIT, head_bytes
+from cpu_runtime.kernels.tile_q4 import Q4_BLOCK, Q4_UNIT
 from cpu_runtime.kernels.tile_q4c import Q4C_BLOCK, Q4C_HEAD, Q4C_UNIT
 from cpu_runtime.kernels.tile_q8 import Q8_BLOCK
 from cpu_runtime.kernels.tile_wide import Q5_BLOCK, Q6_BLOCK, WIDE_HEAD, WIDE_UNIT
@@ -34,9 +35,9 @@ def read_row(format_id, tile, r, out):
     elif format_id == Q3_ID:
         _read_q3(tile, r, out)
     elif format_id == Q5_ID:
-        _read_q5(tile, r, out)
+        _read_wide(tile, r, Q5_BLOCK, Q5_BOOK, 1, out)
     elif format_id == Q6_ID:
-        _read_q6(tile, r, out)
+        _read_wide(tile, r, Q6_BLOCK, Q6_BOOK, 2, out)
     else:
         _read_float(tile, r, 2 if format_id == BF16_ID else 4, out)
 
@@ -81,23 +82,15 @@ def _read_q4c(tile, r, out):
 
 
 @inner
-def _read_q5(tile, r, out):
+def _read_wide(tile, r, block_bytes, book, more, out):
+    """q5 or q6, whose codes have one or two bits `more` beside the nibble."""
     super_scale = _half(tile, 2 * r) * WIDE_UNIT
     for c in range(out.size):
-        block, i = WIDE_HEAD + c // BLOCK * Q5_BLOCK, c % BLOCK
-        above = tile[block + LINE * (9 + i // 32) + 4 * r + i % 4] >> (i // 4 % 8) & 1
+        block, i = WIDE_HEAD + c // BLOCK * block_bytes, c % BLOCK
+        bit = i // 4 * more  # of the lines of further bits, a byte of each for an input of a row
+        above = tile[block + LINE * (9 + bit // 8) + 4 * r + i % 4] >> bit % 8 & (1 << more) - 1
         scale = np.int32(np.int8(tile[block + ROWS * (i // 16) + r]))
-        out[c] = np.float32(np.int32(Q5_BOOK[0, _nibble(tile, block, r, i) | above << 4]) * scale) * super_scale
-
-
-@inner
-def _read_q6(tile, r, out):
-    super_scale = _half(tile, 2 * r) * WIDE_UNIT
-    for c in range(out.size):
-        block, i = WIDE_HEAD + c // BLOCK * Q6_BLOCK, c % BLOCK
-        above = tile[block + LINE * (9 + i // 16) + 4 * r + i % 4] >> (i // 4 % 4 * 2) & 3
-        scale = np.int32(np.int8(tile[block + ROWS * (i // 16) + r]))
-        out[c] = np.float32(np.int32(Q6_BOOK[0, _nibble(tile, block, r, i) | above << 4]) * scale) * super_scale
+        out[c] = np.float32(np.int32(book[0, _nibble(tile, block, r, i) | above << 4]) * scale) * super_scale
 
 
 @inner

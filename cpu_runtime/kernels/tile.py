@@ -28,9 +28,8 @@ from quant.jit import inner
 
 BF16_ID, K4_ID = FORMATS["bf16"].id, FORMATS["k4"].id
 Q3_ID, Q4_ID, Q4C_ID, Q5_ID, Q6_ID, Q8_ID = (FORMATS[name].id for name in ("q3", "q4", "q4c", "q5", "q6", "q8"))
-READS_INT8 = frozenset(
-    {Q3_ID, Q4_ID, Q4C_ID, Q5_ID, Q6_ID, Q8_ID, K4_ID}
-)  # formats whose product takes quantized activations
+# Formats whose product takes quantized activations.
+READS_INT8 = frozenset({Q3_ID, Q4_ID, Q4C_ID, Q5_ID, Q6_ID, Q8_ID, K4_ID})
 _LOWEST_INT8 = min(READS_INT8)  # the formats before it are of floats
 _PANEL_BLOCKS = SEGMENT // BLOCK
 _ZERO = np.float32(0)

@@ -7,18 +7,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from cpu_runtime.kernels.cpu import LANES, OFFSET, ROW_LANES
-from cpu_runtime.kernels.integers import (
-    group_scales,
-    high_nibbles,
-    look_up_in,
-    low_nibbles,
-    scaled_dot,
-    spread,
-)
+from cpu_runtime.kernels.cpu import LANES
+from cpu_runtime.kernels.integers import group_scales, high_nibbles, look_up_in, low_nibbles, spread
 from cpu_runtime.kernels.panel import put_scaled
+from cpu_runtime.kernels.products import product_of
 from cpu_runtime.kernels.reductions import spread_f32
-from cpu_runtime.kernels.row_lanes import row_lane_product_in
 from cpu_runtime.kernels.tile_q4 import BYTES
 from cpu_runtime.kernels.vectors import (
     fma,
@@ -27,9 +20,7 @@ from cpu_runtime.kernels.vectors import (
     load_i8,
     mul,
     prefetch,
-    splat4,
     splat_f32,
-    splat_i32,
     store_f32,
     to_f32,
 )
@@ -41,8 +32,7 @@ Q4C_BLOCK, Q4C_UNIT, BITS = _Q4C.block_bytes, np.float32(2.0**-Q4C.exponent), Q4
 Q4C_HEAD = _Q4C.head_bytes(1)  # one super-scale a row
 HALF = 4 * LINE  # bytes of codes of 32 inputs, a group
 AHEAD = 4 * Q4C_BLOCK  # bytes from the codes in work to those asked for
-_row_lane_product = row_lane_product_in(_Q4C)
-_look_up, _signed = look_up_in(Q4C.books, OFFSET), look_up_in(Q4C.books, 0)
+_product, _signed = product_of(_Q4C), look_up_in(Q4C.books, 0)
 
 
 @inner
@@ -57,34 +47,9 @@ def one_q4c(w, at, blocks, q, scale, sums, t, out, o):
             prefetch(w, codes + line + AHEAD)
         prefetch(w, meta + AHEAD)
         x = t * q.shape[1] + 32 * group
-        if ROW_LANES:
-            total = _row_lane_product(w, meta, codes, q, x)
-        else:
-            total = _add_lines(splat_i32(0, ROWS), w, meta, codes, q, x, sums[t, 2 * group])
-            total = _add_lines(total, w, meta, codes + 2 * LINE, q, x + 16, sums[t, 2 * group + 1])
+        total = _product(w, meta, codes, q, x, sums, t, 2 * group)
         result = fma(to_f32(total), mul(super_scale, spread_f32(scale, t * scale.shape[1] + group, ROWS)), result)
     store_f32(out, o, result)
-
-
-@inner
-def _add_lines(total, w, meta_at, codes_at, q, x, s):
-    """total += the group's scale * 16 of its inputs · the token's."""
-    meta = spread(load_i8(w, meta_at, ROWS))
-    a, b = load_i8(w, codes_at, LINE), load_i8(w, codes_at + LINE, LINE)
-    return scaled_dot(
-        total,
-        splat_i32(-OFFSET * s, ROWS),
-        meta,
-        BITS,
-        _look_up(low_nibbles(a), meta),
-        splat4(q, x, ROWS),
-        _look_up(high_nibbles(a), meta),
-        splat4(q, x + 4, ROWS),
-        _look_up(low_nibbles(b), meta),
-        splat4(q, x + 8, ROWS),
-        _look_up(high_nibbles(b), meta),
-        splat4(q, x + 12, ROWS),
-    )
 
 
 @inner
