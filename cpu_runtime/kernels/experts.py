@@ -62,7 +62,7 @@ def _share(
     x, q, wide, scale, sums, tokens, out,
 ):  # fmt: skip
     """One thread's tiles, of one expert after another."""
-    few = run_of(tile_bytes, slots.size * n_tiles, n_threads) if tokens.size == slots.size else 1
+    few = run_of(tile_bytes, slots.size * n_tiles, n_threads)
     runs = (n_tiles + few - 1) // few
     while True:
         item = take(counter, 1)

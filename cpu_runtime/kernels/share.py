@@ -26,7 +26,7 @@ _LINE = 8  # int64 of a cache line, which nothing else shall share
 
 @inner
 def run_of(tile_bytes, tiles, n_threads):
-    """How many of so many tiles to take at once where each serves one token, so that it is memory that counts."""
+    """How many of so many tiles to take at once: what is read in one go, in enough parts to be shared out."""
     stretch = tiles * tile_bytes // (_STRETCHES * n_threads)
     return max(1, min(max(stretch, _SHORTEST), _LONGEST) // tile_bytes)
 

@@ -13,7 +13,7 @@ from cpu_runtime.kernels.norm import rms_norm_quantized
 from cpu_runtime.kernels.panel import widen_rows
 from cpu_runtime.kernels.tile import READS_INT8
 from cpu_runtime.layers.norm import RMSNorm
-from quant.formats import BLOCK, ROWS, Matrix
+from quant.formats import BLOCK, LINE, ROWS, Matrix
 
 Int8 = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # q, wide, scale, sums
 # What float formats are handed in place of int8 activations: never read, only typed.
@@ -36,6 +36,19 @@ def _int8_of(rows: int, cols: int) -> Int8:
 def padded(cols: int) -> int:
     """`cols` rounded up to whole blocks."""
     return -(-cols // BLOCK) * BLOCK
+
+
+def empty_rows(rows: int, cols: int) -> np.ndarray:
+    """[rows, cols] f32, not initialised; several rows begin at a cache line.
+
+    16 of them are what a tile adds to: where they lay in two lines, two threads would fight over each.
+    """
+    if rows == 1:
+        return np.empty((1, cols), np.float32)
+    spare = LINE // 4
+    room = np.empty(rows * cols + spare, np.float32)
+    first = -room.__array_interface__["data"][0] % LINE // 4
+    return room[first : first + rows * cols].reshape(rows, cols)
 
 
 class Activations:
@@ -92,7 +105,7 @@ class Linear:
     def __call__(self, x: Activations) -> np.ndarray:
         """Shapes: x of T rows -> [T, rows] f32."""
         m = self.matrix
-        out = np.empty((x.x.shape[0], ROWS * len(m.tiles)), np.float32)
+        out = empty_rows(x.x.shape[0], ROWS * len(m.tiles))
         matmul(m.format.id, m.tiles, *x.for_format(m.format.id), out)
         return out if out.shape[1] == m.rows else np.ascontiguousarray(out[:, : m.rows])
 
@@ -115,7 +128,7 @@ class HeadwiseLinear:
         slots = np.arange(heads, dtype=np.int32)
         starts = np.arange(heads + 1, dtype=np.int32) * np.int32(tokens)
         by_head = np.arange(tokens * heads, dtype=np.int32).reshape(tokens, heads).T.ravel()
-        out = np.empty((heads * tokens, rows), np.float32)
+        out = empty_rows(heads * tokens, rows)
         grouped_matmul(m.format.id, m.tiles.reshape(heads, -1), 0, rows, slots, starts, *arrays, by_head, out)
         return np.ascontiguousarray(out.reshape(heads, tokens, rows).swapaxes(0, 1))
 

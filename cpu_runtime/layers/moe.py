@@ -12,7 +12,7 @@ import numpy as np
 from cpu_runtime.experts.store import ExpertStore, Group
 from cpu_runtime.kernels.experts import grouped_matmul, swiglu, weighted_sum
 from cpu_runtime.kernels.router import sigmoid_top_k, softmax_top_k
-from cpu_runtime.layers.linear import Activations, Linear, padded
+from cpu_runtime.layers.linear import Activations, Linear, empty_rows, padded
 from cpu_runtime.layers.networks import Networks
 from quant.layout import RecordPart
 
@@ -179,7 +179,7 @@ def routed(asked: Asked, x: Activations, experts: np.ndarray, weights: np.ndarra
     Shapes: experts [T, A] i32, weights [T, A] f32 -> [T, D] f32.
     """
     groups, parts, which, distinct = asked
-    answers = np.empty((which.size, padded(parts["down"].rows)), np.float32)
+    answers = empty_rows(which.size, padded(parts["down"].rows))
     places = np.empty(which.size, np.int32)
     done = 0
     # A pair of a token and one of its experts has the same answer in whatever group it is computed.
@@ -235,7 +235,8 @@ class _Product:
         """One matrix of each expert, for the rows of the inputs that its pairs stand for: [P, at least rows] f32."""
         part = self.parts[name]
         if out is None:
-            out = np.zeros((rows_of.size, padded(part.rows)), np.float32)
+            out = empty_rows(rows_of.size, padded(part.rows))
+            out[:, part.rows :] = 0
         records, _, slots = self.group
         arrays = inputs.for_format(part.format.id)
         grouped_matmul(part.format.id, records, part.offset, part.rows, slots, self.starts, *arrays, rows_of, out)
