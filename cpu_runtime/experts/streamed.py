@@ -18,7 +18,10 @@ from cpu_runtime.experts.store import Group
 from quant.container import ExpertRecords, QuantizedModel
 from quant.layout import PAGE
 
-UNDER_WAY = 16  # reads at once: what it takes to keep an NVMe drive busy, and the next ones at hand
+# Bytes under way for a token, which keep an NVMe drive busy. Reads share the drive and end together, so that with more
+# of them the first expert arrives as late as the last, and nothing is computed meanwhile.
+UNDER_WAY = 5 << 20
+PROMPT_UNDER_WAY = 8  # records for a prompt, which computes long on each: more would push out what later layers find
 
 
 @dataclass
@@ -161,8 +164,7 @@ class StreamedExperts:
     def _start(self, call: _Call) -> None:
         """Begin to read what the call misses, then what is guessed, as far as there is room beside what is in use."""
         begun: list[Read] = []
-        # A prompt computes long on each record: fewer under way push fewer out that layers to come would find.
-        most = UNDER_WAY if call.tokens == 1 else UNDER_WAY // 2
+        most = max(2, -(-UNDER_WAY // self._files[call.layer].record_bytes)) if call.tokens == 1 else PROMPT_UNDER_WAY
         while (call.missing or self._may_guess(call)) and len(self._reading) < most:
             slot = self._room()
             if slot is None:
