@@ -18,24 +18,28 @@ class Budget:
     bits: float | None = None
     bytes: int | None = None
 
-    def most_bytes(self, plan: Plan, largest: Recipe, source: layout.Source) -> int:
-        """Bytes that the tensors may take; headers grow with them, and are never longer than `largest` makes them."""
+    def most_bytes(self, plan: Plan) -> int:
+        """Bytes that the model may take."""
         if self.bits is not None:
             return int(self.bits * weights(plan) / 8)
         assert self.bytes is not None
+        return self.bytes
+
+    def counted_headers(self, plan: Plan, largest: Recipe, source: layout.Source) -> int:
+        """Bytes of the files' headers as far as they count; none are longer than those of the largest recipe."""
+        if self.bits is not None:
+            return 0
         heads = [layout.dense_header(plan, largest, source)[0]]
         heads += [layout.expert_header(layer, largest, source)[0] for layer in plan.experts]
-        return self.bytes - sum(map(len, heads))
+        return sum(map(len, heads))
 
     def __str__(self) -> str:
         """The most that it allows."""
         return _bytes(self.bytes) if self.bits is None else f"{self.bits:g} bits a weight"
 
-    def written(self, tensor_bytes: int, plan: Plan) -> str:
-        """A size of the model in the budget's own unit, rounded up: so much would do."""
-        if self.bits is None:
-            return _bytes(tensor_bytes)
-        return f"{ceil(800 * tensor_bytes / weights(plan)) / 100:.2f} bits a weight"
+    def written(self, size: int, plan: Plan) -> str:
+        """Bytes of the model in the budget's own unit, rounded up: so much would do."""
+        return _bytes(size) if self.bits is None else f"{ceil(800 * size / weights(plan)) / 100:.2f} bits a weight"
 
 
 def _bytes(count: int | None) -> str:

@@ -44,7 +44,8 @@ def solve(plan: Plan, source: layout.Source, errors: Errors, budget: Budget) -> 
     fixed = sum(layout.stored_bytes(d, Recipe("", "", {}), source) for d in plan.dense if not is_rounded(d))
     things = list(_things(plan, source, known))
     largest = [max(range(len(thing.options)), key=lambda n: thing.options[n].bytes) for thing in things]
-    most = budget.most_bytes(plan, _recipe("", "", things, largest), source) - fixed
+    fixed += budget.counted_headers(plan, _recipe("", "", things, largest), source)
+    most = budget.most_bytes(plan) - fixed
     least = least_bytes([thing.options for thing in things])
     if most < least:
         smallest = budget.written(fixed + least, plan)
