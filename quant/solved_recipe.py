@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from itertools import product
 
 from quant import layout
-from quant.allocation import Option, allocate, least_bytes
+from quant.allocation import Option, allocate, hull, least_bytes
 from quant.budget import Budget
 from quant.errors import UsageError
 from quant.matrix_errors import Errors, Kind, expert_kind, is_rounded, known
@@ -49,7 +49,8 @@ def solve(plan: Plan, source: layout.Source, errors: Errors, budget: Budget) -> 
     least = least_bytes([thing.options for thing in things])
     if most < least:
         smallest = budget.written(fixed + least, plan)
-        fullest = budget.written(fixed + _bytes(things, largest), plan)
+        exactest = [hull(thing.options)[-1] for thing in things]
+        fullest = budget.written(fixed + _bytes(things, exactest), plan)
         raise UsageError(
             f"{budget} can't be had: this model takes {smallest} at least, and uses {fullest} at most",
             hint="formats of 3 bits, which would take less, need statistics from a calibration",

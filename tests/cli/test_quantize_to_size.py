@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 
 from tests.checkpoints import digests, resharded
 from tests.command import check_error, moe
 from tests.conftest import DEMO, FIXTURES
-from tests.hub_server import serving
+from tests.hub_server import Fault, serving
 
 TINY = FIXTURES / "minimax_m2_bf16"
 STOP = """
@@ -90,6 +91,25 @@ def test_pulled_to_a_size(home: Path, tmp_path: Path) -> None:
     manifest, report = made(home, "deepseek-10bpw")
     assert manifest["recipe"]["name"] == "10bpw"  # type: ignore[index]
     assert 9 < report["total"]["bits_per_weight"] <= 10  # type: ignore[index]
+
+
+def test_a_stopped_pull_goes_on_with_its_own_recipe(home: Path, tmp_path: Path) -> None:
+    source = resharded(FIXTURES / "deepseek_v3_fp8", tmp_path / "source", 4)
+    last = sorted(path.name for path in source.glob("*.safetensors"))[3]
+    with serving({"tiny/DeepSeek": source}) as hub:
+
+        def pull(out: str, before: str = "") -> CompletedProcess[str]:
+            options = ("--size", "700k", "--out", out)
+            return moe("pull", "tiny/DeepSeek", *options, home=home, before=before, HF_ENDPOINT=hub.url)
+
+        assert pull("whole").returncode == 0
+        hub.faults["GET", last] = [Fault(), 403]
+        check_error(pull("stopped"), 4, "tiny/DeepSeek")
+        hub.faults.clear()
+        result = pull("stopped", "from quant import matrix_errors\nmatrix_errors.GAUSSIAN.update(q6=1.0)")
+    assert result.returncode == 0, result.stderr
+    assert "1 of 4 weight files" in result.stderr
+    assert digests(home / "models" / "stopped") == digests(home / "models" / "whole")
 
 
 @pytest.mark.parametrize(

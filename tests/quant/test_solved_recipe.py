@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from math import prod
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,11 @@ def test_int4_of_the_source_is_kept_whatever_the_size() -> None:
         for layer in plan.experts:
             parts = layout.record_parts(layer, recipe, source)[0]
             assert {part.format.name for part in parts.values()} == {"k4"}
+        experts = sum(e.n_experts * prod(part.shape) for e in plan.experts for part in e.parts)
+        with pytest.raises(UsageError) as caught:
+            solve(plan, source, known, Budget("mine", bits=1))
+        most = float(str(caught.value).rpartition("uses ")[2].split()[0])
+        assert most < (4.5 * 1.1 * experts + 32 * (weights(plan) - experts)) / weights(plan)
 
 
 def test_matrices_of_few_rows_are_measured_as_the_report_has_them(tmp_path: Path) -> None:
