@@ -21,7 +21,17 @@ from quant.matrix_errors import Errors, Kind, expert_kind, is_rounded, known
 from quant.plan import Dense, ExpertLayer, Plan
 from quant.recipe import Recipe
 
-WEIGHTS: Mapping[str, float] = {}  # of roles whose errors count otherwise than once
+# How much more an error counts than one in an expert's gate matrix: the geometric mean of what two models say, of which
+# only one has a shared expert, and neither dense layers (as an expert's three matrices together).
+WEIGHTS: Mapping[str, float] = {
+    "expert.up": 1.2,
+    "expert.down": 2.5,
+    "attention": 1.8,
+    "shared": 0.5,
+    "mlp": 1.6,
+    "embedding": 25.0,
+    "head": 28.0,
+}
 CANDIDATES = ("q4c", "q4", "q5", "q6", "q8", "exact")  # q3 needs statistics
 
 

@@ -17,7 +17,7 @@ from quant.plan import Plan
 from quant.preview import preview
 from quant.recipe import Recipe
 from quant.report import read_report
-from quant.solved_recipe import CANDIDATES, solve
+from quant.solved_recipe import CANDIDATES, WEIGHTS, solve
 from tests.conftest import FIXTURES, quantize
 
 TINY = FIXTURES / "minimax_m2_bf16"
@@ -34,10 +34,12 @@ def total_error(plan: Plan, recipe: Recipe, source: Checkpoint) -> float:
     found = 0.0
     for dense in plan.dense:
         form = layout.stored_shape(dense, recipe, source)[2]
-        found += known(Kind(dense.name), form) if form else 0.0
+        found += WEIGHTS.get(dense.role, 1.0) * known(Kind(dense.name), form) if form else 0.0
     for layer in plan.experts:
         parts = layout.record_parts(layer, recipe, source)[0]
-        found += sum(known(Kind(name), part.format) for name, part in parts.items())
+        found += sum(
+            WEIGHTS.get(f"expert.{name}", 1.0) * known(Kind(name), part.format) for name, part in parts.items()
+        )
     return found
 
 
