@@ -47,8 +47,9 @@ Q4_K_S = 14  # LLAMA_FTYPE_MOSTLY_Q4_K_S
 
 @dataclass(frozen=True)
 class Run:
-    """A conversion: bytes of its source and its output, and what it took."""
+    """A conversion: weights and bytes of its source, bytes of its output, and what it took."""
 
+    weights: int
     source: int
     output: int
     seconds: float
@@ -83,18 +84,18 @@ def write_source(folder: Path, config: dict[str, Any]) -> Path:
     return folder
 
 
-def ours(source: Path, out: Path) -> Run:
+def ours(source: Path, out: Path, weights: int = 0) -> Run:
     """`moe quantize`."""
-    command = [sys.executable, "-m", "cli", "quantize", str(source), "--out", str(out)]
-    return _run(command, source, out)
+    return _run([sys.executable, "-m", "cli", "quantize", str(source), "--out", str(out)], source, out, weights)
 
 
-def theirs(source: Path, out: Path) -> Run:
+def theirs(source: Path, out: Path, weights: int) -> Run:
     """`llama_model_quantize`, in this module's other half."""
-    return _run([sys.executable, "-m", "tests.bench.quantize_speed", "--theirs", str(source), str(out)], source, out)
+    command = [sys.executable, "-m", "tests.bench.quantize_speed", "--theirs", str(source), str(out)]
+    return _run(command, source, out, weights)
 
 
-def _run(command: list[str], source: Path, out: Path) -> Run:
+def _run(command: list[str], source: Path, out: Path, weights: int) -> Run:
     forget(source)
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), perf_counter()
     done = subprocess.run(command, env=environment(out.parent / "home"), capture_output=True, text=True, check=False)
@@ -103,7 +104,7 @@ def _run(command: list[str], source: Path, out: Path) -> Run:
         raise SystemExit(f"{' '.join(command)}: exit {done.returncode}\n{done.stderr[-2000:]}")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return Run(_bytes(source), _bytes(out), took, cpu)
+    return Run(weights, _bytes(source), _bytes(out), took, cpu)
 
 
 def _bytes(path: Path) -> int:
@@ -155,18 +156,19 @@ def main() -> None:
         return
     fp8 = scaled(MINIMAX_M25, num_hidden_layers=1, num_local_experts=given.experts, vocab_size=8192)
     plain = {key: value for key, value in fp8.items() if key != "quantization_config"}
+    weights = sum(prod(shape) for _, shape in tensors(plain).values())
     with tempfile.TemporaryDirectory(dir=given.folder) as place:
         scratch = Path(place)
         ours(FIXTURES / "minimax_m2_fp8", scratch / "compiled")
         ours(FIXTURES / "minimax_m2_bf16", scratch / "compiled too")
         runs: dict[str, Run] = {}
         bf16 = write_source(scratch / "bf16", plain)
-        runs["moe quantize, bf16"] = ours(bf16, scratch / "ours")
+        runs["moe quantize, bf16"] = ours(bf16, scratch / "ours", weights)
         rates = read_rate(bf16 / "model.safetensors"), write_rate(scratch)
         gguf = write_tensors(plain, scratch / "bf16.gguf", _in_bf16(plain))
-        runs["llama_model_quantize, bf16"] = theirs(gguf, scratch / "theirs.gguf")
+        runs["llama_model_quantize, bf16"] = theirs(gguf, scratch / "theirs.gguf", weights)
         gguf.unlink()
-        runs["moe quantize, fp8"] = ours(write_source(scratch / "fp8", fp8), scratch / "of fp8")
+        runs["moe quantize, fp8"] = ours(write_source(scratch / "fp8", fp8), scratch / "of fp8", weights)
     show(runs, *rates)
 
 
@@ -177,14 +179,15 @@ def _in_bf16(config: dict[str, Any]) -> list[Any]:
 def show(runs: dict[str, Run], read: float, write: float) -> None:
     """Print the table."""
     print(f"the drive reads {read / 1e9:.2f} GB/s and writes {write / 1e9:.2f} GB/s\n")
-    print("| | source | output | seconds | of the drive's rate | CPU, ns a source byte | llama.cpp's over it |")
-    print("|---|---|---|---|---|---|---|")
+    print("| | source | output | seconds | of the drive's rate | CPU, ns a byte | ns a weight | llama.cpp's over it |")
+    print("|---|---|---|---|---|---|---|---|")
     peer = runs["llama_model_quantize, bf16"]
     for name, run in runs.items():
         least = max(run.source / read, run.output / write)
-        cpu = 1e9 * run.cpu / run.source
+        cpu = 1e9 * run.cpu / run.weights
         cells = [name, f"{run.source / 1e9:.2f} GB", f"{run.output / 1e9:.2f} GB", f"{run.seconds:.1f}"]
-        cells += [f"{least / run.seconds:.2f}", f"{cpu:.1f}", f"{peer.cpu / peer.source * 1e9 / cpu:.2f}"]
+        cells += [f"{least / run.seconds:.2f}", f"{1e9 * run.cpu / run.source:.1f}", f"{cpu:.1f}"]
+        cells += [f"{1e9 * peer.cpu / peer.weights / cpu:.2f}"]
         print("|", " | ".join(cells), "|")
 
 

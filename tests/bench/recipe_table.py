@@ -31,7 +31,7 @@ from quant.convert import convert
 from quant.formats import ENCODABLE, ROWS
 from quant.matrix_errors import MeasuredErrors
 from quant.plan import Plan
-from quant.recipe import NEED_STATISTICS, Recipe, load_recipe
+from quant.recipe import Recipe, load_recipe
 from quant.solved_recipe import solve
 from tests.bench import smollm2
 from tests.bench.format_errors import Ggml
@@ -169,7 +169,7 @@ def rows(subject: Subject, recipes: Sequence[str], scratch: Path) -> Iterator[li
     """Cells of the rows of each recipe."""
     for name in recipes:
         recipe = throughout(name) if name in PEER_OF else load_recipe(name)
-        if name not in NEED_STATISTICS:
+        if name not in PEER_OF:
             size, found = subject.stored(recipe, scratch)
             yield [recipe.name, "as it runs", "", f"{size / 1e6:.1f}", *measures(found)]
         for kind, rounding in (("weights alone", ours), ("llama.cpp's, weights alone", theirs)):
