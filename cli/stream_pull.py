@@ -14,6 +14,7 @@ from cli.meter import Meter
 from cli.names import HubName
 from cli.part_file import durable_bytes
 from cli.pull_plan import PullPlan
+from cli.recipe_choice import Choice
 from cli.remote_checkpoint import open_remote
 from cli.shard_supply import ShardSupply
 from cpu_runtime import plan_for
@@ -24,12 +25,13 @@ from quant.formats import ENCODABLE
 from quant.journal import unfinished
 from quant.manifest import MANIFEST
 from quant.manifest_file import read_manifest
+from quant.matrix_errors import known
 from quant.plan import check
 from quant.preview import Preview, preview
-from quant.recipe import Recipe
 from quant.report import read_report
+from quant.solved_recipe import solve
 from quant.stream import convert_stream
-from quant.stream_plan import StreamPlan, stream_plan
+from quant.stream_plan import StreamPlan, fingerprint, stream_plan
 
 _SAMPLE = (512, 4096)  # weights that are packed to see how fast that goes
 _A_TENSOR = 1000  # bytes of memory for what is known of one
@@ -49,11 +51,11 @@ class StreamPull:
     """A checkpoint on the Hub that is to become the model `target`."""
 
     def __init__(
-        self, repository: Repository, folder: Path, recipe: Recipe, target: Path, meter: Meter, resume: str
+        self, repository: Repository, folder: Path, choice: Choice, target: Path, meter: Meter, resume: str
     ) -> None:
         """Remember; `folder` has the small files."""
         self._repository, self._folder = repository, folder
-        self._recipe, self._target, self._meter, self._resume = recipe, target, meter, resume
+        self._choice, self._target, self._meter, self._resume = choice, target, meter, resume
         self._ahead = True
 
     @property
@@ -69,22 +71,34 @@ class StreamPull:
         """The model's folder where it is there already; raises UsageError where another model is."""
         if (self._target / MANIFEST).exists():
             made = read_manifest(self._target)
-            if (made["source"]["name"], made["recipe"].get("formats")) == (self._origin, self._recipe.formats):
+            recipe, wanted = made["recipe"], self._choice.recipe
+            same = recipe.get("formats") == wanted.formats if wanted else recipe.get("name") == self._choice.name
+            alike = same and made.get("calibration", {}) == self._choice.calibration
+            if made["source"]["name"] == self._origin and alike:
                 return tidy(self._target)
         refuse_existing(self._target)
         return None
 
     @cached_property
     def _work(self) -> StreamPlan:
-        self._recipe.check_statistics()
-        checkpoint = open_remote(self._repository, self._folder, partial_folder(self._target), self._meter)
+        if self._choice.recipe:
+            self._choice.recipe.check_statistics()
+        partial = partial_folder(self._target)
+        checkpoint = open_remote(self._repository, self._folder, partial, self._meter)
         plan = plan_for(checkpoint.config, checkpoint.names)
         check(plan, checkpoint)
-        return stream_plan(checkpoint, plan, self._recipe)
+        if self._choice.statistics is not None:
+            self._choice.statistics.check(plan)
+        recipe = self._choice.settle(
+            partial,
+            lambda recipe: fingerprint(checkpoint, plan, recipe),
+            lambda budget: solve(plan, checkpoint, known, budget, calibrated=self._choice.statistics is not None),
+        )
+        return stream_plan(checkpoint, plan, recipe)
 
     @cached_property
     def _sizes(self) -> Preview:
-        return preview(self._work.checkpoint, self._work.plan, self._recipe)
+        return preview(self._work.checkpoint, self._work.plan, self._work.recipe)
 
     @cached_property
     def _begun(self) -> frozenset[str]:
@@ -108,7 +122,7 @@ class StreamPull:
         left = sum(shard.bytes for shard in shards if shard.name not in self._begun)
         share = left / max(1, sum(shard.bytes for shard in shards))
         return PullPlan(
-            becomes=f"{self._recipe.name} model",
+            becomes=f"{self._choice.name} model",
             files=len(shards),
             missing=len(missing),
             fetch=fetch,

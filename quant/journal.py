@@ -28,7 +28,16 @@ class Journal:
     can't be made again, since shards of its source are gone.
     """
 
-    def __init__(self, folder: Path, fingerprint: str, *, source: str = "", resume: str = "", total: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        fingerprint: str,
+        *,
+        source: str = "",
+        resume: str = "",
+        total: int = 0,
+        formats: Mapping[str, str] | None = None,
+    ) -> None:
         """Open or begin the journal in a folder; all but the fingerprint is noted for `unfinished` to find."""
         self._path = folder / JOURNAL
         self.finished: dict[str, dict[str, Any]] = {}
@@ -55,7 +64,8 @@ class Journal:
                 shutil.rmtree(stale)
             elif stale.name != LOCK:
                 stale.unlink()
-        self._append({"fingerprint": fingerprint, "source": source, "resume": resume, "total": total})
+        noted = {"source": source, "resume": resume, "total": total, "formats": dict(formats or {})}
+        self._append({"fingerprint": fingerprint, **noted})
         sync_folder(folder)
 
     def add(self, entry: dict[str, Any]) -> None:
@@ -89,7 +99,8 @@ class Journal:
 class Unfinished:
     """What was begun in `folder`: of which source, which of its shards are done with, bytes made and in all.
 
-    `resume` is what a person runs to go on. All empty where no journal is there, or says nothing.
+    `resume` is what a person runs to go on, `formats` are those of the recipe. All empty where no journal is there, or
+    says nothing.
     """
 
     folder: Path
@@ -99,6 +110,7 @@ class Unfinished:
     shards: frozenset[str]
     done: int
     total: int
+    formats: dict[str, str]
 
     @property
     def running(self) -> bool:
@@ -115,7 +127,7 @@ def unfinished(folder: Path) -> Unfinished:
     first = lines[0] if lines else {}
     shards = [line for line in lines if isinstance(line.get("shard"), str)]
     done = sum(line["bytes"] for line in shards or lines if isinstance(line.get("bytes"), int))
-    total = first.get("total")
+    total, formats = first.get("total"), first.get("formats")
     return Unfinished(
         folder=folder,
         fingerprint=str(first.get("fingerprint", "")),
@@ -124,6 +136,7 @@ def unfinished(folder: Path) -> Unfinished:
         shards=frozenset(line["shard"] for line in shards),
         done=done,
         total=total if isinstance(total, int) else 0,
+        formats=formats if isinstance(formats, dict) else {},
     )
 
 

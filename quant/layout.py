@@ -64,7 +64,7 @@ def record_parts(layer: ExpertLayer, recipe: Recipe, source: Source) -> tuple[di
     """(parts by name, bytes of a record rounded up to whole pages)."""
     parts, at = {}, 0
     for part in layer.parts:
-        form = recipe.format(f"expert.{part.name}", source.dtype(part.tensor(0)))
+        form = recipe.format(f"expert.{part.name}", source.dtype(part.tensor(0)), layer.layer)
         size = form.matrix_bytes(*part.shape)
         parts[part.name] = RecordPart(form, *part.shape, at, size)
         at += size
@@ -79,7 +79,7 @@ def stored_shape(dense: Dense, recipe: Recipe, source: Source) -> tuple[str, tup
     dtype = source.dtype(dense.source)
     if dense.heads is not None and dense.heads.transposed and dtype == INT4:
         dtype = "F32"  # the scales run along the source's rows, so that these codes can't be kept
-    form = recipe.format(dense.role, dtype)
+    form = recipe.format(dense.role, dtype, dense.layer)
     tile_bytes = form.tile_bytes(cols)
     return "U8", (form.matrix_bytes(rows, cols) // tile_bytes, tile_bytes), form
 

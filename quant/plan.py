@@ -61,6 +61,12 @@ class Dense:
             assert (cols if slice_.transposed else rows // slice_.heads) == wide
 
     @property
+    def layer(self) -> int | None:
+        """The layer that it belongs to, by its name; None for what is outside of the layers."""
+        found = re.match(r"layers\.(\d+)\.", self.name)
+        return int(found[1]) if found else None
+
+    @property
     def source_shape(self) -> tuple[int, ...]:
         """The shape of the tensor `source`."""
         if self.heads is None:
@@ -108,6 +114,11 @@ class Plan:
     dense: tuple[Dense, ...]
     experts: tuple[ExpertLayer, ...]
     skip: tuple[str, ...] = ()
+
+    @property
+    def layers(self) -> set[int]:
+        """Every layer that there is."""
+        return {d.layer for d in self.dense if d.layer is not None} | {layer.layer for layer in self.experts}
 
 
 def check(plan: Plan, checkpoint: Checkpoint) -> None:

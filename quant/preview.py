@@ -33,6 +33,7 @@ class Preview:
 def preview(checkpoint: Checkpoint, plan: Plan, recipe: Recipe) -> Preview:
     """Sizes of the model that `convert` would write; raises as `plan.check` does."""
     check(plan, checkpoint)
+    recipe.check_layers(plan)
     dense, experts = tensors(plan, recipe, checkpoint)
     record_bytes = max((layer["record_bytes"] for layer in experts.values()), default=0)
     parts = [part for layer in experts.values() for part in layer["parts"].values()]

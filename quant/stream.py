@@ -49,10 +49,12 @@ def convert_stream(
     on_file: Callable[[str, Sums], None] = lambda file, sums: None,
 ) -> Path:
     """Write the quantized model to the new folder `out`; as `convert`, and raises what `supply` raises."""
-    work.recipe.check_statistics()
+    work.recipe.check_statistics(work.plan)
+    work.recipe.check_layers(work.plan)
     check(work.plan, work.checkpoint)
     with building(out) as folder, work.checkpoint:
-        journal = Journal(folder, work.fingerprint, source=source, resume=resume, total=work.output_bytes)
+        total, formats = work.output_bytes, work.recipe.formats
+        journal = Journal(folder, work.fingerprint, source=source, resume=resume, total=total, formats=formats)
         _Stream(work, folder, journal, on_progress, on_file).run(supply)
         finish(work.checkpoint, work.plan, work.recipe, folder, source, journal)
     return out

@@ -36,9 +36,7 @@ class StreamPlan:
     @property
     def fingerprint(self) -> str:
         """Identifies what is being made: only the same goes on with what is there."""
-        shards = [(shard.name, shard.key) for shard in self.checkpoint.shards]
-        parts = ("stream", FORMAT_VERSION, self.checkpoint.config, repr(self.plan), self.recipe.formats, shards)
-        return hashlib.sha256(repr(parts).encode()).hexdigest()
+        return fingerprint(self.checkpoint, self.plan, self.recipe)
 
     def waiting(self, n: int) -> list[str]:
         """The tensors of shard n that are needed after it."""
@@ -70,6 +68,14 @@ class StreamPlan:
             peak = max(peak, waiting + size + following)
             waiting -= goes[n]
         return peak + sum(layout.file_bytes(self.plan, self.recipe, self.checkpoint).values())
+
+
+def fingerprint(checkpoint: ArrivingCheckpoint, plan: Plan, recipe: Recipe) -> str:
+    """Identifies what a streamed conversion makes."""
+    shards = [(shard.name, shard.key) for shard in checkpoint.shards]
+    made = (repr(plan), recipe.formats, shards, *recipe.calibration.values())
+    parts = ("stream", FORMAT_VERSION, checkpoint.config, *made)
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
 def stream_plan(checkpoint: ArrivingCheckpoint, plan: Plan, recipe: Recipe) -> StreamPlan:

@@ -21,7 +21,7 @@ def header_of(path: Path) -> tuple[dict[str, Any], bytes]:
     return json.loads(data[8 : 8 + size]), data[8 + size :]
 
 
-def write_safetensors(path: Path, header: dict[str, Any], data: bytes) -> None:
+def write_safetensors(path: Path, header: dict[str, Any], data: bytes | bytearray) -> None:
     """A file with this header, however wrong."""
     text = json.dumps(header).encode()
     path.write_bytes(len(text).to_bytes(8, "little") + text + data)

@@ -78,7 +78,7 @@ def write_checkpoint(folder: Path, tensors: dict[str, Any], **config: Any) -> Pa
     """A checkpoint: u8 arrays are fp8 codes, u16 arrays bf16 bits, a pair (dtype, array) whatever it says."""
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
-    header, data = {}, b""
+    header, data = {}, bytearray()
     for name, value in tensors.items():
         dtype, array = value if isinstance(value, tuple) else ("", value)
         dtype = dtype or {"uint8": "F8_E4M3", "uint16": "BF16"}.get(array.dtype.name) or DTYPES[array.dtype.name]

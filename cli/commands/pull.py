@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli import options, output
+from cli import options, output, recipe_choice
+from cli.recipe_choice import Bits, Size
 
 if TYPE_CHECKING:
     from cli.hub_listing import Repository
     from cli.meter import Meter
     from cli.names import HubName
     from cli.pull_plan import Pull
-    from quant.recipe import Recipe
+    from cli.recipe_choice import Choice
 
 
 def pull(
@@ -24,9 +25,12 @@ def pull(
             "--quantize", "-q", help="A recipe (int4, ...): quantize it as it comes, a shard on disk at a time."
         ),
     ] = None,
+    bpw: Bits = None,
+    size: Size = None,
     out: Annotated[
         str | None, typer.Option("--out", "-o", help="For a quantized model: a name, or a folder with a slash.")
     ] = None,
+    stats: options.Stats = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what it needs.")] = False,
     json: options.Json = False,
 ) -> None:
@@ -40,12 +44,11 @@ def pull(
     from cli.meter import Meter
     from cli.names import parse_hub_name
     from quant.errors import ModelNotFound
-    from quant.recipe import load_recipe
 
     meter = Meter(say=output.say)
-    recipe = load_recipe(quantize) if quantize else None
+    choice = recipe_choice.choice("--quantize", quantize, bpw, size, stats)
     asked = parse_hub_name(name)
-    wanted = _pinned(asked, recipe, out)
+    wanted = _pinned(asked, choice, out)
     with output.busy(f"looking up {name}"):
         try:
             repository = hub.look_up(wanted, output.say)
@@ -56,7 +59,7 @@ def pull(
                 f"{wanted} can't be had any more, which a stopped pull was made from",
                 hint="delete what it left with moe rm, and pull again",
             ) from error
-        way = _way(repository, recipe, quantize, out, meter)
+        way = _way(repository, choice, out, meter)
     facts: dict[str, Any] = {"repo": repository.name.repo, "revision": repository.commit}
     path = way.done()
     if path is None:
@@ -78,35 +81,35 @@ def pull(
         output.say(f"next: {way.next_step}")
 
 
-def _pinned(wanted: HubName, recipe: Recipe | None, out: str | None) -> HubName:
+def _pinned(wanted: HubName, choice: Choice | None, out: str | None) -> HubName:
     """What to look up: a stopped run goes on with the commit that it began with."""
-    if recipe is None:
+    if choice is None:
         return wanted
     from cli import store, stream_pull
 
-    return stream_pull.pinned(wanted, store.target(out, wanted.repo, recipe.name))
+    return stream_pull.pinned(wanted, store.target(out, wanted.repo, choice.name))
 
 
-def _way(repository: Repository, recipe: Recipe | None, quantize: str | None, out: str | None, meter: Meter) -> Pull:
-    """How this repository is pulled, its small files fetched; `quantize` is what the recipe was asked for by."""
+def _way(repository: Repository, choice: Choice | None, out: str | None, meter: Meter) -> Pull:
+    """How this repository is pulled, its small files fetched."""
     from cli import hub, store
     from cli.resume import pull_command
     from quant.errors import UsageError
 
     folder = hub.fetch(repository, hub.small_files(repository), meter)
     ready = hub.is_ready_made(folder)
-    if ready and recipe:
+    if ready and choice:
         raise UsageError(f"{repository.name} is quantized already", hint=f"moe pull {repository.name}")
-    if out and not ready and not recipe:
+    if out and not ready and not choice:
         raise UsageError(
             "--out is for quantized models", hint="add --quantize int4; a checkpoint goes to the Hub's cache (HF_HOME)"
         )
-    resume = pull_command(f"{repository.name.repo}@{repository.commit}", quantize, out)
-    if recipe:
+    resume = pull_command(f"{repository.name.repo}@{repository.commit}", choice, out)
+    if choice:
         from cli.stream_pull import StreamPull
 
-        target = store.target(out, repository.name.repo, recipe.name)
-        return StreamPull(repository, folder, recipe, target, meter, resume)
+        target = store.target(out, repository.name.repo, choice.name)
+        return StreamPull(repository, folder, choice, target, meter, resume)
     if ready:
         from cli.ready_made import ReadyMade
 

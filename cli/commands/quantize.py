@@ -6,20 +6,35 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli import options, output, sizes
+from cli import options, output, recipe_choice, sizes
+from cli.recipe_choice import Bits, Size
 
 if TYPE_CHECKING:
+    from quant.budget import Budget
+    from quant.checkpoint import Checkpoint
+    from quant.formats import Format
+    from quant.matrix_errors import Kind
+    from quant.plan import Plan
     from quant.preview import Preview
+    from quant.recipe import Recipe
 
 
 def quantize(
     source: Annotated[str, typer.Argument(help="A pulled model (org/name) or a checkpoint's folder.")],
     recipe: Annotated[
-        str, typer.Option("--recipe", "-r", help="int4, int4-small, int4-large, int8, bf16, or a file.")
-    ] = "int4",
+        str | None,
+        typer.Option(
+            "--recipe",
+            "-r",
+            help="int4 (if not given), int3 (with --stats), int4-small, int4-large, int8, bf16, or a file.",
+        ),
+    ] = None,
+    bpw: Bits = None,
+    size: Size = None,
     out: Annotated[
         str | None, typer.Option("--out", "-o", help="A name in the store, or a folder with a slash.")
     ] = None,
+    stats: options.Stats = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be made.")] = False,
     json: options.Json = False,
 ) -> None:
@@ -31,17 +46,29 @@ def quantize(
     from cli.resume import quantize_command
     from cpu_runtime import plan_for
     from cpu_runtime.text import tokenizer
+    from quant.building import partial_folder
     from quant.checkpoint import Checkpoint
-    from quant.convert import convert
+    from quant.convert import convert, fingerprint
+    from quant.plan import check
     from quant.preview import preview
-    from quant.recipe import load_recipe
     from quant.report import read_report
 
-    chosen = load_recipe(recipe)
+    unsaid = bpw is None and size is None
+    choice = recipe_choice.choice("--recipe", recipe or ("int4" if unsaid else None), bpw, size, stats)
+    assert choice is not None
     folder, origin = store.find_source(source)
-    target = store.target(out, origin, chosen.name)
+    target = store.target(out, origin, choice.name)
     with Checkpoint.open(folder) as checkpoint:
         plan = plan_for(checkpoint.config, checkpoint.names)
+        check(plan, checkpoint)
+        if choice.statistics is not None:
+            choice.statistics.check(plan)
+        chosen = choice.settle(
+            partial_folder(target),
+            lambda recipe: fingerprint(checkpoint, plan, recipe),
+            lambda budget: _solve(checkpoint, plan, budget, calibrated=choice.statistics is not None),
+        )
+        chosen.check_statistics()
         planned = preview(checkpoint, plan, chosen)
         if not json:
             _show(planned)
@@ -56,17 +83,43 @@ def quantize(
                     chosen,
                     target,
                     source=origin,
-                    resume=quantize_command(source, recipe, out),
+                    resume=quantize_command(source, choice, out),
                     on_progress=lambda p: advance(p.done),
                     on_file=sizes.show_file,
                 )
     report = None if dry_run else read_report(target)
     if json:
-        output.as_json({"path": str(target), "made": not dry_run, **_to_json(planned), "report": report})
+        output.as_json(
+            {
+                "path": str(target),
+                "made": not dry_run,
+                "recipe": {"name": chosen.name, "formats": chosen.formats},
+                **_to_json(planned),
+                "report": report,
+            }
+        )
     elif not dry_run:
         sizes.show_roles(planned.roles, report, to_stderr=True)
         output.line(str(target))
         output.say(f"next: moe chat {store.shortest(target)}")
+
+
+def _solve(checkpoint: Checkpoint, plan: Plan, budget: Budget, *, calibrated: bool) -> Recipe:
+    """A recipe for this model, from the errors that formats make in rows of it."""
+    from quant.matrix_errors import MeasuredErrors
+    from quant.solved_recipe import solve
+
+    errors = MeasuredErrors(checkpoint, plan)
+    with output.progress("measuring errors", errors.matrices, amount=lambda n: f"{n:,.0f} matrices") as advance:
+
+        def error(kind: Kind, form: Format) -> float:
+            found = errors(kind, form)
+            advance(errors.measured)
+            return found
+
+        recipe = solve(plan, checkpoint, error, budget, calibrated=calibrated)
+    output.say(f"{recipe.name}: {recipe.description}")
+    return recipe
 
 
 def _show(preview: Preview) -> None:

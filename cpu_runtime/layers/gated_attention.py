@@ -10,6 +10,7 @@ from cpu_runtime.caches.tokens import KVCache
 from cpu_runtime.kernels.delta import sigmoid_gate
 from cpu_runtime.layers.grouped_attention import GroupedAttention
 from cpu_runtime.layers.linear import Activations
+from cpu_runtime.layers.norm import RMSNorm
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,9 @@ class GatedAttention(GroupedAttention):
     The query projection gives 2d numbers a head, [query | gate] head by head; queries and keys are normed a head
     at a time before the rotation.
     """
+
+    q_norm: RMSNorm
+    k_norm: RMSNorm
 
     def __call__(self, x: Activations, cache: KVCache) -> np.ndarray:
         """Shapes: x of T rows -> [T, D] f32; the cache grows by T tokens."""

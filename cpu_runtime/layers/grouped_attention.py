@@ -9,20 +9,17 @@ import numpy as np
 from cpu_runtime.caches.tokens import KVCache
 from cpu_runtime.kernels.attention import attend
 from cpu_runtime.layers.linear import Linear
-from cpu_runtime.layers.norm import RMSNorm
 from cpu_runtime.layers.rope import Rope
 
 
 @dataclass(frozen=True)
 class GroupedAttention:
-    """Projections, norms and cache of H query heads over K key/value heads; query head h reads head h // (H / K)."""
+    """Projections and cache of H query heads over K key/value heads; query head h reads head h // (H / K)."""
 
     q: Linear
     k: Linear
     v: Linear
     o: Linear
-    q_norm: RMSNorm
-    k_norm: RMSNorm
     rope: Rope
     heads: int
     kv_heads: int

@@ -18,76 +18,14 @@ import sys
 import tempfile
 import threading
 import time
-from math import prod
 from pathlib import Path
-from typing import Any
 
-from cpu_runtime import plan_for
-from quant.checkpoint import INDEX
-from quant.config_source import ConfigSource
-from quant.encoding import FP8
-from quant.safetensors_file import DTYPE_BYTES
-from tests.checkpoints import write_safetensors
+from tests.bench.holes import total, write
 from tests.command import environment
 from tests.hub_server import serving
 from tests.published import MINIMAX_M25, scaled
 
 REPO = "made-up/MiniMax-M2"
-BLOCK = 128
-Tensors = dict[str, tuple[str, tuple[int, ...]]]
-
-
-def tensors(config: dict[str, Any]) -> Tensors:
-    """(dtype, shape) of every tensor, layer by layer as they are published."""
-    plan = plan_for(config, ())
-    source = ConfigSource(config, plan)
-    found: Tensors = {}
-
-    def add(name: str, shape: tuple[int, ...]) -> None:
-        dtype = source.dtype(name)
-        found[name] = dtype, shape
-        if dtype == FP8:
-            found[name + "_scale_inv"] = "F32", (-(-shape[0] // BLOCK), -(-shape[1] // BLOCK))
-
-    for dense in plan.dense:
-        add(dense.source, dense.source_shape)
-    for layer in plan.experts:
-        for expert in range(layer.n_experts):
-            for part in layer.parts:
-                add(part.tensor(expert), part.shape)
-    return found
-
-
-def total(config: dict[str, Any]) -> int:
-    """Bytes of all tensors."""
-    return sum(prod(shape) * DTYPE_BYTES[dtype] for dtype, shape in tensors(config).values())
-
-
-def write(folder: Path, config: dict[str, Any], shard: int) -> None:
-    """A checkpoint of holes in shards of about so many bytes."""
-    folder.mkdir()
-    groups: list[Tensors] = [{}]
-    at = 0
-    for name, (dtype, shape) in tensors(config).items():
-        size = prod(shape) * DTYPE_BYTES[dtype]
-        if at + size > shard and groups[-1]:
-            groups.append({})
-            at = 0
-        groups[-1][name] = dtype, shape
-        at += size
-    places = {}
-    for number, group in enumerate(groups):
-        file, at = f"model-{number + 1:05d}-of-{len(groups):05d}.safetensors", 0
-        header = {}
-        for name, (dtype, shape) in group.items():
-            size = prod(shape) * DTYPE_BYTES[dtype]
-            header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, at + size]}
-            places[name] = file
-            at += size
-        write_safetensors(folder / file, header, b"")
-        os.truncate(folder / file, (folder / file).stat().st_size + at)
-    (folder / INDEX).write_text(json.dumps({"weight_map": places}))
-    (folder / "config.json").write_text(json.dumps(config))
 
 
 def on_disk(folder: Path) -> int:

@@ -7,9 +7,9 @@ from math import prod
 import numpy as np
 
 Q8_0, Q4_K = "Q8_0", "Q4_K"
-F32 = "F32"
+F32, BF16 = "F32", "BF16"
 # A format's (weights, bytes) of a block.
-BLOCKS = {F32: (1, 4), Q8_0: (32, 34), Q4_K: (256, 144)}
+BLOCKS = {F32: (1, 4), BF16: (1, 2), Q8_0: (32, 34), Q4_K: (256, 144)}
 
 
 def nbytes(form: str, shape: tuple[int, ...]) -> int:
@@ -21,12 +21,16 @@ def nbytes(form: str, shape: tuple[int, ...]) -> int:
 
 def rows(form: str, count: int, cols: int, deviation: float, random: np.random.Generator) -> np.ndarray:
     """`count` rows of `cols` weights: -> [count, bytes of a row] u8."""
-    return {F32: _f32, Q8_0: _q8_0, Q4_K: _q4_k}[form](count, cols, deviation, random)
+    return {F32: _f32, BF16: _bf16, Q8_0: _q8_0, Q4_K: _q4_k}[form](count, cols, deviation, random)
 
 
 def _f32(count: int, cols: int, deviation: float, random: np.random.Generator) -> np.ndarray:
     drawn = random.standard_normal((count, cols), np.float32) * np.float32(deviation)
     return drawn.view(np.uint8)
+
+
+def _bf16(count: int, cols: int, deviation: float, random: np.random.Generator) -> np.ndarray:
+    return np.ascontiguousarray(_f32(count, cols, deviation, random).view(np.uint16)[:, 1::2]).view(np.uint8)
 
 
 def _q8_0(count: int, cols: int, deviation: float, random: np.random.Generator) -> np.ndarray:

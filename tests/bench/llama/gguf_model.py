@@ -6,7 +6,7 @@ do there, so the whole model is never in memory.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -81,10 +81,14 @@ def _dense(architecture: Architecture, dense: Dense, form: str) -> Tensor:
 
 def write_gguf(config: dict[str, Any], path: Path, recipe: str = "int4") -> Path:
     """Write the model to a new file and return its path."""
+    return write_tensors(config, path, list(tensors(config, recipe)))
+
+
+def write_tensors(config: dict[str, Any], path: Path, described: Sequence[Tensor]) -> Path:
+    """The same with these tensors, in whatever formats."""
     from gguf import GGMLQuantizationType, GGUFWriter
 
     architecture = ARCHITECTURES[config["model_type"]]
-    described = list(tensors(config, recipe))
     writer = GGUFWriter(path, architecture.name)
     add: dict[type, Any] = {
         int: writer.add_uint32,
