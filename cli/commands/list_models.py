@@ -51,8 +51,8 @@ def _model(model: Any) -> dict[str, Any]:
     }
     if begun is None:
         return found
-    share = f"{100 * begun.done // begun.total}% done" if begun.total else "half-way"
-    state = f"being made now, {share}" if begun.running else f"stopped, {share}"
+    share = f", {100 * begun.done // begun.total}% done" if begun.total else ""
+    state = f"being made now{share}" if begun.running else f"stopped{share}"
     resume = "" if begun.running else begun.resume or "the command that began it"
     return {**found, "state": state, "resume": resume}
 

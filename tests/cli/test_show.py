@@ -118,9 +118,9 @@ def test_a_conversion_at_work_is_listed_as_such(home: Path) -> None:
     with (partial / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         listed = json.loads(moe("list", "--json", home=home).stdout)["models"][0]
-    assert (listed["state"], listed["resume"]) == ("being made now, half-way", "")
+    assert (listed["state"], listed["resume"]) == ("being made now", "")
     listed = json.loads(moe("list", "--json", home=home).stdout)["models"][0]
-    assert (listed["state"], listed["resume"]) == ("stopped, half-way", "the command that began it")
+    assert (listed["state"], listed["resume"]) == ("stopped", "the command that began it")
     (partial / "journal.jsonl").write_text('[1]\n"x"\n{"bytes": []}\n{')
     assert moe("list", home=home).returncode == 0
 
