@@ -9,28 +9,32 @@ import numpy as np
 from quant.formats import FORMATS, LINE, ROWS, Coded
 from quant.half import TOO_LARGE, half_bits, half_value
 from quant.jit import inner, parallel_kernel, prange
-from quant.search import Candidates, best_scale, best_stored, candidates, encode, sum_up
+from quant.search import Candidates, best_scale, best_stored, candidates, encode, sum_up, sum_up_weighted
 
 # Start scales, (lowest, highest, how many): more of them, or over a wider range, gain less than 0.04 dB.
 _START = {"q3": (0.8, 1.2, 4), "q4": (0.7, 1.2, 8), "q4c": (0.7, 1.2, 8), "q5": (0.8, 1.3, 16), "q6": (0.8, 1.3, 32)}
 _LINE_WORDS = np.uint64(LINE // 4)
 
 
-def pack_coded(form: Coded, weights: np.ndarray, out: np.ndarray, sums: np.ndarray) -> bool:
+def pack_coded(
+    form: Coded, weights: np.ndarray, out: np.ndarray, sums: np.ndarray, importance: np.ndarray | None = None
+) -> bool:
     """Search books and scales of each group and write the tiles; False where a weight is not finite or too large.
 
     Shapes: weights [R, C] f32 · out [ceil(R / 16), tile_bytes] u8, zeroed · sums [ceil(R / 16), 2] f64: squares of each
-    tile's errors and weights are added
+    tile's errors and weights are added, all alike · importance [C] f32 of the inputs, above 0; all alike if None
     """
     cols = weights.shape[1]
     width = -(-cols // form.width) * form.width
+    if importance is not None:
+        importance = np.concatenate((importance, np.zeros(width - cols, np.float32)))
     choice, code_bits = _candidates(form.name), form.books.shape[1].bit_length() - 1
     return bool(
         _coded(
             weights, out, out.view(np.uint32), sums, form.books.astype(np.float32),
             choice.levels.reshape(-1), choice.books, choice.codes,
             form.group, form.segment or width, width, form.head_bytes(cols), form.block_bytes,
-            form.book_bits, np.float32(2.0**form.exponent), np.float32(form.largest_scale), code_bits,
+            form.book_bits, np.float32(2.0**form.exponent), np.float32(form.largest_scale), code_bits, importance,
         )
     )  # fmt: skip
 
@@ -45,12 +49,13 @@ def _candidates(name: str) -> Candidates:
 @parallel_kernel
 def _coded(
     weights, out, words, sums, values, levels, books, nearest,
-    group, segment, width, head, block_bytes, book_bits, power, largest, code_bits,
+    group, segment, width, head, block_bytes, book_bits, power, largest, code_bits, importance,
 ):  # fmt: skip
     """Shapes: weights [R, C] f32 · out [tiles, tile_bytes] u8, words the same as u32 · sums [tiles, 2] f64
             values [books, levels of one] f32 -> whether all fits
 
     levels (flat), books, nearest: see `Candidates` · width: C in whole blocks · power: 2^exponent
+    importance: None, for which a kernel without it is compiled, or [width] f32
     """
     rows, cols = weights.shape
     bad = 0
@@ -67,7 +72,7 @@ def _coded(
             codes[:] = np.uint8(0)
             fits = _row(
                 x, cols, codes, out[t], r, sums[t], values, levels, books, nearest,
-                group, segment, head, block_bytes, book_bits, power, largest,
+                group, segment, head, block_bytes, book_bits, power, largest, importance,
             )  # fmt: skip
             if not fits:
                 bad += 1
@@ -82,7 +87,7 @@ def _coded(
 @inner
 def _row(
     x, cols, codes, tile, r, measured, values, levels, books, nearest,
-    group, segment, head, block_bytes, book_bits, power, largest,
+    group, segment, head, block_bytes, book_bits, power, largest, importance,
 ):  # fmt: skip
     """Super-scales and meta bytes of row r into its tile, codes into `codes`; False where a super-scale is too big."""
     n = books.size
@@ -93,7 +98,10 @@ def _row(
         top = np.float32(0)
         for g in range(groups):
             at = start + g * group
-            peaks[g] = sum_up(x[at : at + group], levels, n, sums[g])
+            if importance is None:
+                peaks[g] = sum_up(x[at : at + group], levels, n, sums[g])
+            else:
+                peaks[g] = sum_up_weighted(x[at : at + group], importance[at : at + group], levels, n, sums[g])
             if peaks[g] > 0:
                 top = max(top, peaks[g] * best_scale(sums[g], n, keys))
         bits = half_bits(top * power / largest)

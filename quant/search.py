@@ -1,5 +1,8 @@
 """The search for a row's books, scales and codes with the least squared error, for formats that code into books.
 
+With the importance of each input, which is what its square is on average, an error counts as much as it changes what
+the row answers.
+
 A candidate is a book, a sign of the scale and a start scale, a share of the one that just covers the group's largest
 weight. `Candidates` holds the level that each candidate has for each possible weight, a weight's levels in all
 candidates side by side: a load, two multiplications and two additions give a weight's part in 8 candidates' sums at
@@ -68,6 +71,22 @@ def _four(levels, n, a, b, c, d, x0, x1, x2, x3, sums):
 
 
 @inner
+def _four_weighted(levels, n, a, b, c, d, x0, x1, x2, x3, w0, w1, w2, w3, sums):
+    """The same, each weight's part as often as it is important: w of x * level and level * level."""
+    for i in range(n):
+        u = np.uint64(i)
+        q0, q1, q2, q3 = (
+            np.float32(levels[a + u]),
+            np.float32(levels[b + u]),
+            np.float32(levels[c + u]),
+            np.float32(levels[d + u]),
+        )
+        p0, p1, p2, p3 = w0 * q0, w1 * q1, w2 * q2, w3 * q3
+        sums[u] += x0 * p0 + x1 * p1 + x2 * p2 + x3 * p3
+        sums[u + np.uint64(n)] += q0 * p0 + q1 * p1 + q2 * p2 + q3 * p3
+
+
+@inner
 def _row_of(x, n):
     """Where in the table the levels of a weight begin that is x steps from the least."""
     return np.uint64(np.int64(x)) * np.uint64(n)
@@ -76,9 +95,7 @@ def _row_of(x, n):
 @inner
 def sum_up(x, levels, n, sums):
     """Every candidate's sums for one group, as shares of its largest weight, which is returned; 0: all of it is 0."""
-    peak = np.float32(0)
-    for k in range(x.size):
-        peak = max(peak, abs(x[k]))
+    peak = _peak(x)
     sums[:] = np.float32(0)
     if peak < _LEAST:
         return np.float32(0)
@@ -90,6 +107,34 @@ def sum_up(x, levels, n, sums):
             levels, n, _row_of(x0 * steps + middle, n), _row_of(x1 * steps + middle, n),
             _row_of(x2 * steps + middle, n), _row_of(x3 * steps + middle, n), x0, x1, x2, x3, sums,
         )  # fmt: skip
+    return peak
+
+
+@inner
+def sum_up_weighted(x, importance, levels, n, sums):
+    """The same, with the importance of each input."""
+    peak = _peak(x)
+    sums[:] = np.float32(0)
+    if peak < _LEAST:
+        return np.float32(0)
+    share = np.float32(1) / peak
+    steps, middle = np.float32(_STEPS), np.float32(_STEPS) + np.float32(0.5)
+    for k in range(0, x.size, 4):
+        x0, x1, x2, x3 = x[k] * share, x[k + 1] * share, x[k + 2] * share, x[k + 3] * share
+        _four_weighted(
+            levels, n, _row_of(x0 * steps + middle, n), _row_of(x1 * steps + middle, n),
+            _row_of(x2 * steps + middle, n), _row_of(x3 * steps + middle, n), x0, x1, x2, x3,
+            importance[k], importance[k + 1], importance[k + 2], importance[k + 3], sums,
+        )  # fmt: skip
+    return peak
+
+
+@inner
+def _peak(x):
+    """The largest weight, without its sign."""
+    peak = np.float32(0)
+    for k in range(x.size):
+        peak = max(peak, abs(x[k]))
     return peak
 
 
