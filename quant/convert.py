@@ -67,7 +67,7 @@ def convert(
     is finished. Raises UsageError where `out` exists, CheckpointError for a faulty source, ResourceError where the disk
     is full; after an error or a kill the same call resumes.
     """
-    recipe.check_statistics()
+    recipe.check_statistics(plan)
     recipe.check_layers(plan)
     check(plan, checkpoint)
     with building(out) as folder:
@@ -137,9 +137,9 @@ def _json(value: Any) -> bytes:
 
 
 def fingerprint(checkpoint: Checkpoint, plan: Plan, recipe: Recipe) -> str:
-    """Identifies what is being made: a partial folder is gone on with only by the same source, plan and recipe."""
+    """Identifies what is being made: only the same source, plan, recipe and statistics go on with a partial folder."""
     shards = [(file.name, file.stat().st_size) for file in checkpoint.files]
-    parts = (FORMAT_VERSION, checkpoint.config, repr(plan), recipe.formats, shards)
+    parts = (FORMAT_VERSION, checkpoint.config, repr(plan), recipe.formats, shards, *recipe.calibration.values())
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
@@ -176,7 +176,7 @@ def _dense_job(checkpoint: Checkpoint, plan: Plan, recipe: Recipe) -> _Job:
                 yield vector(checkpoint, dense)
             else:
                 rows = dense_rows(checkpoint, dense)
-                yield from (packed.data for packed in packed_rows(rows, form, dense.name, sums))
+                yield from (packed.data for packed in packed_rows(rows, form, dense.name, sums, recipe))
 
     return _Job(layout.DENSE_FILE, head, sizes, data)
 
@@ -193,7 +193,7 @@ def _expert_job(checkpoint: Checkpoint, layer: ExpertLayer, recipe: Recipe) -> _
                 place = parts[part.name]
                 at = place.offset
                 rows, name = part_rows(checkpoint, part, expert), expert_matrix(layer.layer, expert, part.name)
-                for packed in packed_rows(rows, place.format, name, sums):
+                for packed in packed_rows(rows, place.format, name, sums, recipe):
                     record[at : at + packed.size] = packed.reshape(-1)
                     at += packed.size
             yield record.data
@@ -201,12 +201,16 @@ def _expert_job(checkpoint: Checkpoint, layer: ExpertLayer, recipe: Recipe) -> _
     return _Job(layout.expert_file(layer.layer), head, sizes, data)
 
 
-def packed_rows(rows: SourceRows, form: Format, name: str, sums: Sums) -> Iterator[np.ndarray]:
-    """Packed tiles of the whole matrix `name`, a bounded number of rows at a time; its errors are added to `sums`."""
+def packed_rows(rows: SourceRows, form: Format, name: str, sums: Sums, recipe: Recipe) -> Iterator[np.ndarray]:
+    """Packed tiles of the whole matrix `name`, a bounded number of rows at a time; its errors are added to `sums`.
+
+    The recipe may have statistics of its inputs.
+    """
     n_rows, cols = rows.shape
+    importance = recipe.importance(name)
     step = max(ROWS, CHUNK // (4 * cols) // ROWS * ROWS)
     for start in range(0, n_rows, step):
-        packed, (error, squares) = rows.pack(form, start, min(start + step, n_rows))
+        packed, (error, squares) = rows.pack(form, start, min(start + step, n_rows), importance)
         sums.add(name, float(error), float(squares))
         yield packed
 

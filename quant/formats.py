@@ -63,9 +63,10 @@ class Encodable(Format):
         """Quantize rows: [R, C] f32 -> [ceil(R / 16), tile_bytes] u8; raises as `pack_measured` does."""
         return self.pack_measured(weights)[0]
 
-    def pack_measured(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def pack_measured(self, weights: np.ndarray, importance: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """(the tiles, each one's squared error and squared weights): [ceil(R / 16), tile_bytes] u8 and [.., 2] f64.
 
+        `importance` [C] f32, above 0, is how much an error at each input counts in the search of formats with books.
         Raises ValueError where a weight is not finite or too large for the format's scales.
         """
         from quant import pack
@@ -73,7 +74,7 @@ class Encodable(Format):
         weights = np.ascontiguousarray(weights, np.float32)
         out = np.zeros((tiles(weights.shape[0]), self.tile_bytes(weights.shape[1])), np.uint8)
         sums = np.zeros((len(out), 2))
-        if not pack.PACK[self.name](weights, out, sums):
+        if not pack.PACK[self.name](weights, out, sums, importance):
             raise ValueError(f"a weight is not finite or too large for {self.name}")
         return out, sums
 

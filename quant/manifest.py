@@ -35,6 +35,7 @@ def manifest(
         "format_version": FORMAT_VERSION,
         "recipe": {"name": recipe.name, "formats": recipe.formats},
         "source": {"name": source or checkpoint.path.name, "bytes": checkpoint.bytes},
+        **({"calibration": recipe.calibration} if recipe.calibration else {}),
         "files": files,
         "dense": dense,
         "experts": experts,

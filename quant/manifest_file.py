@@ -12,6 +12,7 @@ from quant.formats import FORMATS, LINE
 from quant.layout import PAGE, RecordPart
 from quant.manifest import FORMAT_VERSION, MANIFEST
 from quant.safetensors_file import is_file_name
+from quant.statistics import is_calibration
 
 AGAIN = "quantize it again, or pull it again if it came ready-made"
 _LAYER = re.compile(r"0|[1-9][0-9]{0,4}", re.ASCII)
@@ -41,6 +42,8 @@ def _fault(manifest: dict[str, Any]) -> str | None:
         named = manifest.get(section)
         if not isinstance(named, dict) or not isinstance(named.get("name"), str):
             return f"{section!r} must be an object with a 'name'"
+    if "calibration" in manifest and not is_calibration(manifest["calibration"]):
+        return "'calibration' must say which text a model read for the statistics, and their checksum"
     faults = [
         *(_file_fault(name, entry) for name, entry in manifest["files"].items()),
         *(_dense_fault(name, entry) for name, entry in manifest["dense"].items()),

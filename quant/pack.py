@@ -1,9 +1,10 @@
 """Kernels that quantize rows of weights straight into the tiles of a format.
 
-Each takes weights [R, C] f32 (C-contiguous), zeroed tiles [ceil(R / 16), tile_bytes] u8 and zeroed sums [tiles, 2] f64,
-to which it adds each tile's squared error and squared weights; it returns False where a weight is not finite or does
-not fit the format's scales. `pack_k4` takes codes and scales in place of weights, and only moves them. Tiles are
-independent, so the result does not depend on the number of threads nor on how rows are cut into calls of whole tiles.
+Each takes weights [R, C] f32 (C-contiguous), zeroed tiles [ceil(R / 16), tile_bytes] u8, zeroed sums [tiles, 2] f64,
+to which it adds each tile's squared error and squared weights, and the importance of the inputs, [C] f32 or None, which
+changes nothing but in formats with books; it returns False where a weight is not finite or does not fit the format's
+scales. `pack_k4` takes codes and scales in place of weights, and only moves them. Tiles are independent, so the result
+does not depend on the number of threads nor on how rows are cut into calls of whole tiles.
 """
 
 from __future__ import annotations
@@ -181,17 +182,17 @@ def _k4(codes, scales, lines, halves):
 Q8_FACTORS = np.linspace(0.95, 1.07, 8, dtype=np.float32)
 
 
-def pack_q8(weights: np.ndarray, out: np.ndarray, sums: np.ndarray) -> bool:
+def pack_q8(weights: np.ndarray, out: np.ndarray, sums: np.ndarray, importance: np.ndarray | None = None) -> bool:
     """Least-squares scale from each start factor; the best as stored."""
     return bool(_q8(weights, out, sums, Q8_FACTORS))
 
 
-def pack_bf16(weights: np.ndarray, out: np.ndarray, sums: np.ndarray) -> bool:
+def pack_bf16(weights: np.ndarray, out: np.ndarray, sums: np.ndarray, importance: np.ndarray | None = None) -> bool:
     """Round to nearest even."""
     return bool(_floats(weights.view(np.uint32), out.view(np.uint16).reshape(len(out), -1, 16), sums, True))
 
 
-def pack_f32(weights: np.ndarray, out: np.ndarray, sums: np.ndarray) -> bool:
+def pack_f32(weights: np.ndarray, out: np.ndarray, sums: np.ndarray, importance: np.ndarray | None = None) -> bool:
     """A transposition."""
     return bool(_floats(weights.view(np.uint32), out.view(np.uint32).reshape(len(out), -1, 16), sums, False))
 

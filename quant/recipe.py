@@ -8,12 +8,18 @@ from __future__ import annotations
 
 import re
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from quant.errors import UsageError
 from quant.formats import ENCODABLE, FORMATS, Format
 from quant.plan import ROLES, Plan
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from quant.statistics import Statistics
 
 _BUILT_IN = Path(__file__).parent / "recipes"
 # A router that is rounded picks other experts, so these are computed in float32 whatever the source stored.
@@ -26,11 +32,28 @@ _KEY = re.compile(r"(layers\.(?P<first>\d{1,3})(-(?P<last>\d{1,3}))?\.)?(?P<role
 
 @dataclass(frozen=True)
 class Recipe:
-    """Formats by role, or by "layers.N." and a role; what is not named is stored exactly."""
+    """Formats by role, or by "layers.N." and a role; what is not named is stored exactly.
+
+    With `statistics` of a calibration, codes are chosen by what an error does to the answers.
+    """
 
     name: str
     description: str
     formats: dict[str, str]
+    statistics: Statistics | None = None
+
+    def calibrated(self, statistics: Statistics | None) -> Recipe:
+        """The same formats with these statistics."""
+        return replace(self, statistics=statistics)
+
+    @property
+    def calibration(self) -> dict[str, Any]:
+        """What the statistics were collected on, and their checksum; empty without any."""
+        return {} if self.statistics is None else self.statistics.calibration
+
+    def importance(self, name: str) -> np.ndarray | None:
+        """How important each input of the matrix `name` is, [C] f32; None where nothing is known."""
+        return None if self.statistics is None else self.statistics.importance(name)
 
     def format(self, role: str, source_dtype: str, layer: int | None = None) -> Format:
         """The format for a matrix of `role`, or of a part of an expert, in a layer or outside of them.
@@ -56,13 +79,20 @@ class Recipe:
                 last = max(layers, default=None)
                 raise UsageError(f"recipe {self.name!r}: {key}: the model has no such layer, its last is {last}")
 
-    def check_statistics(self) -> None:
-        """Raise UsageError where a format needs statistics of the activations: no conversion has them yet."""
+    @property
+    def needs_statistics(self) -> bool:
+        """Whether one of the formats needs statistics of the activations."""
+        return not set(NEED_STATISTICS).isdisjoint(self.formats.values())
+
+    def check_statistics(self, plan: Plan | None = None) -> None:
+        """Raise UsageError where statistics are needed and there are none, or where they are of another plan."""
+        if self.statistics is not None and plan is not None:
+            self.statistics.check(plan)
         for role, name in self.formats.items():
-            if name in NEED_STATISTICS:
+            if name in NEED_STATISTICS and (self.statistics is None or role == "embedding"):  # whose rows are copied
                 raise UsageError(
                     f"recipe {self.name!r}: {role} = {name!r} needs statistics from a calibration, and there are none",
-                    hint="q4c is the smallest format that does without: --recipe int4-small",
+                    hint="moe calibrate makes them, for --stats; int4-small has the smallest formats that do without",
                 )
 
 

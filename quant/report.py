@@ -81,6 +81,7 @@ def report(plan: Plan, recipe: Recipe, source: layout.Source, sums: Sums) -> dic
     worst = sorted(sums, key=lambda name: -sums.error(name))[:WORST]
     return {
         "recipe": {"name": recipe.name, "formats": recipe.formats},
+        **({"calibration": recipe.calibration} if recipe.calibration else {}),
         "total": _size(total(sizes), sums.total()),
         "roles": {
             size.role: {

@@ -25,16 +25,19 @@ class SourceRows:
     slices: HeadSlice
     expert: int | None = None
 
-    def pack(self, form: Format, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+    def pack(
+        self, form: Format, start: int, stop: int, importance: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """(rows start..stop in tiles, their squared error and squared weights): [ceil(n / 16), tile_bytes] u8, [2] f64.
 
-        The sums of what is copied are 0. Raises CheckpointError where a weight or a scale is not finite, or too large
-        for the format, saying how many of the matrix are not finite.
+        `importance` is that of the inputs, see `Encodable.pack_measured`. The sums of what is copied are 0. Raises
+        CheckpointError where a weight or a scale is not finite, or too large for the format, saying how many of the
+        matrix are not finite.
         """
         try:
             if not isinstance(form, Encodable):
                 return self._copied(form, start, stop), np.zeros(2)
-            packed, sums = form.pack_measured(self.decoded(start, stop))
+            packed, sums = form.pack_measured(self.decoded(start, stop), importance)
             return packed, sums.sum(0)
         except ValueError as error:
             fault = self.checkpoint.not_finite(self.name, self.expert)

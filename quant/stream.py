@@ -49,7 +49,7 @@ def convert_stream(
     on_file: Callable[[str, Sums], None] = lambda file, sums: None,
 ) -> Path:
     """Write the quantized model to the new folder `out`; as `convert`, and raises what `supply` raises."""
-    work.recipe.check_statistics()
+    work.recipe.check_statistics(work.plan)
     work.recipe.check_layers(work.plan)
     check(work.plan, work.checkpoint)
     with building(out) as folder, work.checkpoint:

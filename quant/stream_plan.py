@@ -73,7 +73,8 @@ class StreamPlan:
 def fingerprint(checkpoint: ArrivingCheckpoint, plan: Plan, recipe: Recipe) -> str:
     """Identifies what a streamed conversion makes."""
     shards = [(shard.name, shard.key) for shard in checkpoint.shards]
-    parts = ("stream", FORMAT_VERSION, checkpoint.config, repr(plan), recipe.formats, shards)
+    made = (repr(plan), recipe.formats, shards, *recipe.calibration.values())
+    parts = ("stream", FORMAT_VERSION, checkpoint.config, *made)
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 

@@ -58,7 +58,7 @@ def _dense_data(checkpoint: Checkpoint, dense: Dense, recipe: Recipe, at: int) -
             yield at, vector(checkpoint, dense)
             return
         place = at
-        for packed in packed_rows(dense_rows(checkpoint, dense), form, dense.name, sums):
+        for packed in packed_rows(dense_rows(checkpoint, dense), form, dense.name, sums, recipe):
             yield place, _bytes(packed)
             place += packed.nbytes
 
@@ -72,7 +72,7 @@ def _experts(checkpoint: Checkpoint, layer: ExpertLayer, recipe: Recipe) -> Iter
         place = parts[part.name]
         for experts in [range(layer.n_experts)] if part.fused else [range(e, e + 1) for e in range(layer.n_experts)]:
             needs = _needs(checkpoint, part.tensor(experts[0]))
-            data = _expert_data(checkpoint, layer.layer, part, place, experts, len(head), record_bytes)
+            data = _expert_data(checkpoint, layer.layer, part, place, experts, len(head), record_bytes, recipe)
             yield Stretch(layout.expert_file(layer.layer), needs, place.bytes * len(experts), data)
 
 
@@ -84,12 +84,13 @@ def _expert_data(
     experts: range,
     start: int,
     record_bytes: int,
+    recipe: Recipe,
 ) -> Callable[[Sums], Placed]:
     def data(sums: Sums) -> Placed:
         for expert in experts:
             at = start + expert * record_bytes + place.offset
             rows, name = part_rows(checkpoint, part, expert), expert_matrix(layer, expert, part.name)
-            for packed in packed_rows(rows, place.format, name, sums):
+            for packed in packed_rows(rows, place.format, name, sums, recipe):
                 yield at, _bytes(packed)
                 at += packed.nbytes
 

@@ -25,6 +25,7 @@ from typing import Any
 from tests.conftest import FIXTURES
 
 SOURCE = FIXTURES / "qwen3_5_fused"
+STATISTICS = "statistics.safetensors"
 SECONDS = 10  # for a case; most take milliseconds
 SPIKE = 300 << 20  # bytes that a case may add to the process
 DEEP = "@deep"  # in its place comes nesting that no parser should follow
@@ -155,6 +156,25 @@ def read_config(folder: Path) -> None:
     footprint.of_source(config, plan, load_recipe("int4"), source)
 
 
+def read_statistics(folder: Path) -> None:
+    """Open statistics of the checkpoint beside them, and ask for what they say of every matrix."""
+    from cpu_runtime import plan_for
+    from quant.checkpoint import Checkpoint
+    from quant.report import expert_matrix
+    from quant.statistics import Statistics
+
+    found = Statistics(folder / STATISTICS)
+    json.dumps(found.calibration, ensure_ascii=False).encode()
+    with Checkpoint.open(folder) as checkpoint:
+        plan = plan_for(checkpoint.config, checkpoint.names)
+    found.check(plan)
+    names = [dense.name for dense in plan.dense]
+    for layer in plan.experts:
+        names += [expert_matrix(layer.layer, e, part.name) for e in range(layer.n_experts) for part in layer.parts]
+    for name in names:
+        attempt(lambda name=name: found.importance(name))
+
+
 def verify_model(folder: Path) -> None:
     """Compare everything with the manifest."""
     from quant.verify import verify
@@ -203,6 +223,17 @@ class Header(Kind):
         path.write_bytes(claimed.to_bytes(8, "little") + text + data)
 
 
+class StatisticsHeader(Header):
+    """The same of a file of statistics, which no checkpoint comes with."""
+
+    def __init__(self, origin: Path) -> None:
+        from tests.quant.test_statistics import plan_of, written
+
+        self.origin, self.name, self.read = origin, STATISTICS, (read_statistics,)
+        with tempfile.TemporaryDirectory() as scratch:
+            self.sound = written(Path(scratch) / STATISTICS, plan_of(origin)).read_bytes()
+
+
 def kinds(model: Path) -> dict[str, Kind]:
     """By name."""
     shard = next(path.name for path in sorted(SOURCE.glob("*.safetensors")))
@@ -212,6 +243,7 @@ def kinds(model: Path) -> dict[str, Kind]:
         "config": Kind(SOURCE, "config.json", read_config, read_checkpoint),
         "manifest": Kind(model, "manifest.json", read_model, verify_model),
         "stored header": Header(model, "dense.safetensors", read_model, verify_model),
+        "statistics": StatisticsHeader(SOURCE),
         "report": Kind(model, "report.json", read_model),
     }
 

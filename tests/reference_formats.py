@@ -140,11 +140,14 @@ WEIGHT = {
 }
 
 
-def group_error(x: np.ndarray, books: np.ndarray, scales: range, unit: float) -> float:
-    """Least squared error of a group of weights over every book and stored scale, for a given super-scale unit."""
-    least = float((x**2).sum())
+def group_error(x: np.ndarray, books: np.ndarray, scales: range, unit: float, w: np.ndarray) -> float:
+    """Least squared error of a group of weights over every book and stored scale, for a given super-scale unit.
+
+    An error at an input counts w times.
+    """
+    least = float((w * x**2).sum())
     for book in books.astype(np.float64):
         for s in scales:
             if s:
-                least = min(least, float((np.abs(x[:, None] - book * s * unit).min(1) ** 2).sum()))
+                least = min(least, float((w * np.abs(x[:, None] - book * s * unit).min(1) ** 2).sum()))
     return least

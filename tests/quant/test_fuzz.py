@@ -11,7 +11,15 @@ import pytest
 from tests.conftest import FIXTURES, ROOT, Quantized
 
 FEW = 60  # of each kind
-MANY = {"header": 3000, "index": 2000, "manifest": 2000, "stored header": 1000, "config": 1500, "report": 500}
+MANY = {
+    "header": 3000,
+    "index": 2000,
+    "manifest": 2000,
+    "stored header": 1000,
+    "config": 1500,
+    "report": 500,
+    "statistics": 500,
+}
 STRIDE = 500  # cases of a process
 
 
