@@ -185,7 +185,7 @@ def routed(asked: Asked, x: Activations, experts: np.ndarray, weights: np.ndarra
     # A pair of a token and one of its experts has the same answer in whatever group it is computed.
     for group in groups:
         order, starts = _pairs(which, distinct, group.members)
-        product = _Product(group, parts, starts)
+        product = Product(group, parts, starts)
         tokens = (order // experts.shape[1]).astype(np.int32)
         hidden = product("gate", x, tokens)
         swiglu(hidden, product("up", x, tokens), hidden)
@@ -222,7 +222,7 @@ def _pairs(which: np.ndarray, distinct: int, members: np.ndarray) -> tuple[np.nd
 
 
 @dataclass(frozen=True)
-class _Product:
+class Product:
     """A group's experts times activations."""
 
     group: Group
