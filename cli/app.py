@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from cli.commands.bench import bench
+from cli.commands.calibrate import calibrate
 from cli.commands.chat import chat
 from cli.commands.demo import demo
 from cli.commands.evaluate import app as evaluate
@@ -44,6 +45,7 @@ def _options(
 app.command("demo")(demo)
 app.command("pull")(pull)
 app.command("quantize")(quantize)
+app.command("calibrate")(calibrate)
 app.command("chat")(chat)
 app.command("run")(run)
 app.command("list")(list_models)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -28,6 +29,9 @@ Verify = Annotated[bool, typer.Option("--verify", help="Compare each expert's ch
 System = Annotated[str | None, typer.Option("--system", "-s", help="System message.")]
 Think = Annotated[bool | None, typer.Option("--think/--no-think", help="Let the model think first, or not.")]
 Thinking = Annotated[bool, typer.Option("--thinking", help="Print the thinking even where output is not a terminal.")]
+Stats = Annotated[
+    Path | None, typer.Option("--stats", help="Statistics of `moe calibrate`, by which codes are chosen.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 

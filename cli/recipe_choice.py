@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
     from quant.budget import Budget
     from quant.recipe import Recipe
+    from quant.statistics import Statistics
 
 Bits = Annotated[float | None, typer.Option("--bpw", help="No recipe, but the best within so many bits a weight.")]
 Size = Annotated[str | None, typer.Option("--size", help="No recipe, but the best within so many bytes: 180G.")]
@@ -22,19 +23,26 @@ _MOST_BITS = 32
 class Choice:
     """A recipe, or the budget of one that is solved for the model at hand.
 
-    `asked` is the option by which a person asks for the same again, and what it was given.
+    `asked` is the option by which a person asks for the same again, and what it was given. Whatever the recipe, codes
+    are chosen by `statistics` where there are any.
     """
 
     name: str
     asked: tuple[str, str]
     wanted: Recipe | Budget
+    statistics: Statistics | None = None
+
+    @property
+    def calibration(self) -> dict[str, Any]:
+        """What a manifest says of the statistics."""
+        return {} if self.statistics is None else self.statistics.calibration
 
     @property
     def recipe(self) -> Recipe | None:
         """The recipe where it is known before the model is."""
         from quant.recipe import Recipe
 
-        return self.wanted if isinstance(self.wanted, Recipe) else None
+        return self.wanted.calibrated(self.statistics) if isinstance(self.wanted, Recipe) else None
 
     def settle(self, partial: Path, fingerprint: Callable[[Recipe], str], solve: Callable[[Budget], Recipe]) -> Recipe:
         """The recipe to convert by; a stopped conversion in the folder `partial` goes on with its own.
@@ -45,13 +53,15 @@ class Choice:
         from quant.recipe import Recipe
 
         if isinstance(self.wanted, Recipe):
-            return self.wanted
+            return self.wanted.calibrated(self.statistics)
         begun = unfinished(partial)
-        noted = Recipe(self.name, "as it was begun", begun.formats)
-        return noted if begun.formats and fingerprint(noted) == begun.fingerprint else solve(self.wanted)
+        noted = Recipe(self.name, "as it was begun", begun.formats, self.statistics)
+        if begun.formats and fingerprint(noted) == begun.fingerprint:
+            return noted
+        return solve(self.wanted).calibrated(self.statistics)
 
 
-def choice(option: str, recipe: str | None, bits: float | None, size: str | None) -> Choice | None:
+def choice(option: str, recipe: str | None, bits: float | None, size: str | None, stats: Path | None) -> Choice | None:
     """What `option` or one of --bpw and --size asks for; None where nothing does.
 
     Raises UsageError for more than one of them, and for values that none can be.
@@ -60,18 +70,22 @@ def choice(option: str, recipe: str | None, bits: float | None, size: str | None
     from quant.budget import Budget
     from quant.errors import UsageError
     from quant.recipe import load_recipe
+    from quant.statistics import Statistics
 
     if sum(given is not None for given in (recipe, bits, size)) > 1:
         raise UsageError(f"give one of {option}, --bpw and --size")
+    statistics = None if stats is None else Statistics(stats)
     if bits is not None:
         if not 0 < bits <= _MOST_BITS:
             raise UsageError(f"--bpw {bits:g}: expected a number of bits up to {_MOST_BITS}, such as 4.25")
-        return Choice(f"{bits:g}bpw", ("--bpw", f"{bits:g}"), Budget(f"{bits:g}bpw", bits=bits))
+        return Choice(f"{bits:g}bpw", ("--bpw", f"{bits:g}"), Budget(f"{bits:g}bpw", bits=bits), statistics)
     if size is not None:
         most, text = byte_size.parse("--size", size), size.replace(" ", "")
-        return Choice(text.lower(), ("--size", text), Budget(text.lower(), bytes=most))
+        return Choice(text.lower(), ("--size", text), Budget(text.lower(), bytes=most), statistics)
     if recipe is None:
+        if stats is not None:
+            raise UsageError("--stats is for quantizing", hint=f"add {option} int4")
         return None
     loaded = load_recipe(recipe)
     given = str(Path(recipe).resolve()) if Path(recipe).is_file() else recipe
-    return Choice(loaded.name, (option, given), loaded)
+    return Choice(loaded.name, (option, given), loaded, statistics)

@@ -24,7 +24,10 @@ def pull_command(name: str, choice: Choice | None, out: str | None) -> str:
 
 
 def _asked(choice: Choice | None) -> list[str]:
-    return [] if choice is None or choice.asked == _UNSAID else list(choice.asked)
+    if choice is None:
+        return []
+    asked = [] if choice.asked == _UNSAID else list(choice.asked)
+    return asked if choice.statistics is None else [*asked, "--stats", str(choice.statistics.path.resolve())]
 
 
 def _out(out: str | None) -> list[str]:

@@ -73,7 +73,8 @@ class StreamPull:
             made = read_manifest(self._target)
             recipe, wanted = made["recipe"], self._choice.recipe
             same = recipe.get("formats") == wanted.formats if wanted else recipe.get("name") == self._choice.name
-            if made["source"]["name"] == self._origin and same:
+            alike = same and made.get("calibration", {}) == self._choice.calibration
+            if made["source"]["name"] == self._origin and alike:
                 return tidy(self._target)
         refuse_existing(self._target)
         return None
@@ -86,10 +87,12 @@ class StreamPull:
         checkpoint = open_remote(self._repository, self._folder, partial, self._meter)
         plan = plan_for(checkpoint.config, checkpoint.names)
         check(plan, checkpoint)
+        if self._choice.statistics is not None:
+            self._choice.statistics.check(plan)
         recipe = self._choice.settle(
             partial,
             lambda recipe: fingerprint(checkpoint, plan, recipe),
-            lambda budget: solve(plan, checkpoint, known, budget),
+            lambda budget: solve(plan, checkpoint, known, budget, calibrated=self._choice.statistics is not None),
         )
         return stream_plan(checkpoint, plan, recipe)
 

@@ -9,7 +9,7 @@ measured (`python -m tests.bench.role_weights`).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 
@@ -32,7 +32,8 @@ WEIGHTS: Mapping[str, float] = {
     "embedding": 25.0,
     "head": 28.0,
 }
-CANDIDATES = ("q4c", "q4", "q5", "q6", "q8", "exact")  # q3 needs statistics
+CANDIDATES = ("q4c", "q4", "q5", "q6", "q8", "exact")
+CALIBRATED = ("q3", *CANDIDATES)  # what needs statistics too; of embeddings, whose rows are copied, there are none
 
 
 @dataclass
@@ -46,13 +47,14 @@ class _Thing:
     options: list[Option] = field(default_factory=list)
 
 
-def solve(plan: Plan, source: layout.Source, errors: Errors, budget: Budget) -> Recipe:
+def solve(plan: Plan, source: layout.Source, errors: Errors, budget: Budget, *, calibrated: bool = False) -> Recipe:
     """The recipe of least error within a budget; raises UsageError where even the smallest formats exceed it.
 
-    That is found out before an error is asked for.
+    That is found out before an error is asked for. With `calibrated` it may have formats that need statistics.
     """
+    candidates = CALIBRATED if calibrated else CANDIDATES
     fixed = sum(layout.stored_bytes(d, Recipe("", "", {}), source) for d in plan.dense if not is_rounded(d))
-    things = list(_things(plan, source, known))
+    things = list(_things(plan, source, known, candidates))
     largest = [max(range(len(thing.options)), key=lambda n: thing.options[n].bytes) for thing in things]
     fixed += budget.counted_headers(plan, _recipe("", "", things, largest), source)
     most = budget.most_bytes(plan) - fixed
@@ -63,9 +65,11 @@ def solve(plan: Plan, source: layout.Source, errors: Errors, budget: Budget) -> 
         fullest = budget.written(fixed + _bytes(things, exactest), plan)
         raise UsageError(
             f"{budget} can't be had: this model takes {smallest} at least, and uses {fullest} at most",
-            hint="formats of 3 bits, which would take less, need statistics from a calibration",
+            hint=None
+            if calibrated
+            else "formats of 3 bits take less, but need statistics from a calibration: moe calibrate, --stats",
         )
-    things = list(_things(plan, source, errors))
+    things = list(_things(plan, source, errors, candidates))
     chosen = allocate([thing.options for thing in things], most)
     used = budget.written(fixed + _bytes(things, chosen), plan)
     return _recipe(budget.name, f"{used}, formats solved by role and layer", things, chosen)
@@ -75,20 +79,23 @@ def _bytes(things: list[_Thing], chosen: list[int]) -> int:
     return sum(thing.options[n].bytes for thing, n in zip(things, chosen, strict=True))
 
 
-def _things(plan: Plan, source: layout.Source, errors: Errors) -> Iterator[_Thing]:
+def _things(plan: Plan, source: layout.Source, errors: Errors, candidates: Sequence[str]) -> Iterator[_Thing]:
     """Everything that has a choice, what is outside of the layers first."""
     roles: dict[tuple[int, str], list[Dense]] = {}
     for dense in filter(is_rounded, plan.dense):
         roles.setdefault((-1 if dense.layer is None else dense.layer, dense.role), []).append(dense)
     for (layer, role), matrices in sorted(roles.items()):
-        yield _dense_thing(f"layers.{layer}.{role}" if layer >= 0 else role, role, matrices, source, errors)
+        some = CANDIDATES if role == "embedding" else candidates
+        yield _dense_thing(f"layers.{layer}.{role}" if layer >= 0 else role, role, matrices, source, errors, some)
     for experts in plan.experts:
-        yield _expert_thing(experts, source, errors)
+        yield _expert_thing(experts, source, errors, candidates)
 
 
-def _dense_thing(key: str, role: str, matrices: list[Dense], source: layout.Source, errors: Errors) -> _Thing:
+def _dense_thing(
+    key: str, role: str, matrices: list[Dense], source: layout.Source, errors: Errors, candidates: Sequence[str]
+) -> _Thing:
     thing = _Thing()
-    for name in CANDIDATES:
+    for name in candidates:
         recipe = Recipe("", "", {key: name})
         size, error = 0, 0.0
         for dense in matrices:
@@ -101,10 +108,10 @@ def _dense_thing(key: str, role: str, matrices: list[Dense], source: layout.Sour
     return thing
 
 
-def _expert_thing(layer: ExpertLayer, source: layout.Source, errors: Errors) -> _Thing:
+def _expert_thing(layer: ExpertLayer, source: layout.Source, errors: Errors, candidates: Sequence[str]) -> _Thing:
     """Formats of the parts are chosen together: a record is padded to whole pages."""
     thing = _Thing()
-    for names in product(CANDIDATES, repeat=len(layer.parts)):
+    for names in product(candidates, repeat=len(layer.parts)):
         formats = {f"layers.{layer.layer}.expert.{p.name}": n for p, n in zip(layer.parts, names, strict=True)}
         parts, record_bytes = layout.record_parts(layer, Recipe("", "", formats), source)
         error = sum(

@@ -27,14 +27,14 @@ _KINDS = {"I64": "<i8", "F32": "<f4", "F16": "<f2"}
 class Statistics:
     """A file of statistics, checked; numbers are read when they are asked for.
 
-    `calibration` says which model read which text, and the file's checksum, as a manifest has it.
+    `calibration` says which model read which text, and the file's checksum, as a manifest has it; `path` is the file.
     """
 
     def __init__(self, path: Path) -> None:
         """Open; raises CheckpointError where it is no such file, UsageError where there is none."""
         if not path.is_file():
             raise UsageError(f"{path} is no file of statistics", hint="moe calibrate MODEL --text FILE makes one")
-        self._path = path
+        self.path = path
         self._found, metadata = read_header(path)
         # They are shown, and written into manifests: nothing in them that is no text.
         faults = [key for key in FACTS if not isinstance(metadata.get(key), str) or not metadata[key].isprintable()]
@@ -64,7 +64,7 @@ class Statistics:
 
     def _other(self, what: str) -> UsageError:
         return UsageError(
-            f"{self._path.name}: these statistics are of another model than this checkpoint: {what}",
+            f"{self.path.name}: these statistics are of another model than this checkpoint: {what}",
             hint=f"they were collected by {self.calibration['model']}; calibrate a model made from this checkpoint",
         )
 
@@ -107,14 +107,14 @@ class Statistics:
         """A tensor, or a row of it, in float64."""
         info = self._found[name]
         count, at = (info.bytes, info.offset) if row is None else _row(info, row)
-        with self._path.open("rb") as file:
+        with self.path.open("rb") as file:
             file.seek(at)
             data = file.read(count)
         if len(data) != count:
-            raise CheckpointError(f"{self._path.name}: it has become shorter while it was read", hint=AGAIN)
+            raise CheckpointError(f"{self.path.name}: it has become shorter while it was read", hint=AGAIN)
         values = np.frombuffer(data, _KINDS[info.dtype]).astype(np.float64)
         if not (np.isfinite(values) & (values >= 0)).all():
-            raise CheckpointError(f"{self._path.name}: {name!r} has values that are no mean squares", hint=AGAIN)
+            raise CheckpointError(f"{self.path.name}: {name!r} has values that are no mean squares", hint=AGAIN)
         return values
 
 

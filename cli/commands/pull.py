@@ -30,6 +30,7 @@ def pull(
     out: Annotated[
         str | None, typer.Option("--out", "-o", help="For a quantized model: a name, or a folder with a slash.")
     ] = None,
+    stats: options.Stats = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what it needs.")] = False,
     json: options.Json = False,
 ) -> None:
@@ -45,7 +46,7 @@ def pull(
     from quant.errors import ModelNotFound
 
     meter = Meter(say=output.say)
-    choice = recipe_choice.choice("--quantize", quantize, bpw, size)
+    choice = recipe_choice.choice("--quantize", quantize, bpw, size, stats)
     asked = parse_hub_name(name)
     wanted = _pinned(asked, choice, out)
     with output.busy(f"looking up {name}"):

@@ -23,13 +23,18 @@ def quantize(
     source: Annotated[str, typer.Argument(help="A pulled model (org/name) or a checkpoint's folder.")],
     recipe: Annotated[
         str | None,
-        typer.Option("--recipe", "-r", help="int4 (if not given), int4-small, int4-large, int8, bf16, or a file."),
+        typer.Option(
+            "--recipe",
+            "-r",
+            help="int4 (if not given), int3 (with --stats), int4-small, int4-large, int8, bf16, or a file.",
+        ),
     ] = None,
     bpw: Bits = None,
     size: Size = None,
     out: Annotated[
         str | None, typer.Option("--out", "-o", help="A name in the store, or a folder with a slash.")
     ] = None,
+    stats: options.Stats = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be made.")] = False,
     json: options.Json = False,
 ) -> None:
@@ -49,18 +54,21 @@ def quantize(
     from quant.report import read_report
 
     unsaid = bpw is None and size is None
-    choice = recipe_choice.choice("--recipe", recipe or ("int4" if unsaid else None), bpw, size)
+    choice = recipe_choice.choice("--recipe", recipe or ("int4" if unsaid else None), bpw, size, stats)
     assert choice is not None
     folder, origin = store.find_source(source)
     target = store.target(out, origin, choice.name)
     with Checkpoint.open(folder) as checkpoint:
         plan = plan_for(checkpoint.config, checkpoint.names)
         check(plan, checkpoint)
+        if choice.statistics is not None:
+            choice.statistics.check(plan)
         chosen = choice.settle(
             partial_folder(target),
             lambda recipe: fingerprint(checkpoint, plan, recipe),
-            lambda budget: _solve(checkpoint, plan, budget),
+            lambda budget: _solve(checkpoint, plan, budget, calibrated=choice.statistics is not None),
         )
+        chosen.check_statistics()
         planned = preview(checkpoint, plan, chosen)
         if not json:
             _show(planned)
@@ -96,7 +104,7 @@ def quantize(
         output.say(f"next: moe chat {store.shortest(target)}")
 
 
-def _solve(checkpoint: Checkpoint, plan: Plan, budget: Budget) -> Recipe:
+def _solve(checkpoint: Checkpoint, plan: Plan, budget: Budget, *, calibrated: bool) -> Recipe:
     """A recipe for this model, from the errors that formats make in rows of it."""
     from quant.matrix_errors import MeasuredErrors
     from quant.solved_recipe import solve
@@ -109,7 +117,7 @@ def _solve(checkpoint: Checkpoint, plan: Plan, budget: Budget) -> Recipe:
             advance(errors.measured)
             return found
 
-        recipe = solve(plan, checkpoint, error, budget)
+        recipe = solve(plan, checkpoint, error, budget, calibrated=calibrated)
     output.say(f"{recipe.name}: {recipe.description}")
     return recipe
 

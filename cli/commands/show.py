@@ -38,7 +38,9 @@ def show(
     opened, report = open_model(folder), read_report(folder)
     facts, roles = _facts(opened), role_sizes(opened.manifest["dense"], opened.manifest["experts"])
     if json:
-        more = {"revision": facts["source"].partition("@")[2], **({"intact": True} if verify else {})}
+        calibration = opened.manifest.get("calibration")
+        more = {"revision": facts["source"].partition("@")[2], "calibration": calibration}
+        more |= {"intact": True} if verify else {}
         files = {name: entry["sha256"] for name, entry in opened.manifest["files"].items()}
         by_role = {size.role: sizes.as_json(size) for size in roles}
         output.as_json({**facts, **more, "roles": by_role, "report": report, "files": files})
@@ -75,6 +77,7 @@ def _facts(opened: QuantizedModel) -> dict[str, Any]:
         "family": opened.config.get("model_type"),
         "source": manifest["source"]["name"],
         "recipe": manifest["recipe"]["name"],
+        "calibration": _calibration(manifest.get("calibration")),
         "size": output.size(opened.bytes),
         "expert_layers": len(layers),
         "experts_a_layer": layers[0].records.shape[0] if layers else 0,
@@ -83,3 +86,7 @@ def _facts(opened: QuantizedModel) -> dict[str, Any]:
         "context": text.get("max_position_embeddings"),
         "manifest_sha256": manifest.get("sha256"),
     }
+
+
+def _calibration(found: dict[str, Any] | None) -> str:
+    return f"{found['tokens']:,} tokens of {found['text']}, read by {found['model']}" if found else "none"

@@ -1,0 +1,100 @@
+"""`moe calibrate`: what a model's matrices read, for quantizing them with less harm."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli import options, output
+
+if TYPE_CHECKING:
+    from cpu_runtime import Engine
+
+
+def calibrate(
+    model: Annotated[str, typer.Argument(help="A model of the same source: a name in the store, or a folder.")],
+    text: Annotated[Path, typer.Option("--text", help="What it reads, UTF-8: texts like those it will be used for.")],
+    tokens: Annotated[int, typer.Option("--tokens", min=1, help="Read so many tokens at most, in whole windows.")] = (
+        16_384
+    ),
+    window: Annotated[int, typer.Option("--ctx", "-c", help="Tokens of a window.")] = 512,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The file to write; NAME.statistics.safetensors if left out.")
+    ] = None,
+    threads: options.Threads = None,
+    memory: options.Memory = None,
+    json: options.Json = False,
+) -> None:
+    """Collect statistics of a model's activations.
+
+    The model, int8 or bf16 best, reads a text, and the mean square of each input of each matrix is noted, for
+    `moe quantize --stats`: its codes are then chosen by what an error there does to the answers. A layer at a time
+    reads all of the text, so that experts beyond memory are read from the drive once; that takes 8 bytes of memory for
+    each token and number of the hidden state (16,384 tokens of 7,168 numbers: 0.9 GB), which --memory includes.
+    """
+    import hashlib
+
+    from cli import store
+    from cli.names import is_hub_name
+    from cli.text_file import read_text
+    from cpu_runtime import calibration, plan_for, quality
+    from quant.container import open_model
+    from quant.errors import UsageError
+    from quant.statistics_writer import StatisticsWriter
+
+    content, folder = read_text(text), store.find(model)
+    target = out or Path(f"{folder.resolve().name}.statistics.safetensors")
+    if target.exists():
+        raise UsageError(f"{target} already exists", hint="delete it, or choose another --out")
+    container = open_model(folder)
+    manifest, plan = container.manifest, plan_for(container.config, ())
+    container.close()
+    hidden = next(dense.shape[1] for dense in plan.dense if dense.role == "embedding")
+    held = calibration.held_bytes(min(tokens + window, len(content.encode())), hidden)
+    with _opened(folder, window, threads, memory, held) as engine:
+        ids = engine.tokenizer.encode(content)
+        cut = quality.windows(ids, window, engine.tokenizer.opening)[: -(-tokens // window)]
+        read, layers = len(cut) * window, len(engine.decoder.blocks)
+        facts = {
+            "model": engine.name,
+            "source": manifest["source"]["name"],
+            "text": text.name,
+            "text_sha256": hashlib.sha256(content.encode()).hexdigest(),
+            "tokens": str(read),
+            "window": str(window),
+        }
+        output.say(f"reading {read:,} of {len(ids):,} tokens in {len(cut)} windows of {window}")
+        with (
+            StatisticsWriter(target, plan, facts) as writer,
+            output.progress("calibrating", layers * read, amount=lambda n: f"{n / read:,.1f} layers") as advance,
+        ):
+            seen = calibration.calibrate(engine, cut, writer, advance)
+    if json:
+        output.as_json({"path": str(target), **facts, "tokens": read, "window": window, "experts": asdict(seen)})
+        return
+    output.line(str(target))
+    if seen.experts:
+        output.say(
+            f"of {seen.experts:,} experts {seen.unseen:,} saw no token, the others {seen.median:,.0f} in the median"
+        )
+    source = manifest["source"]["name"].partition("@")[0]
+    output.say(f"next: moe quantize {source if is_hub_name(source) else 'SOURCE'} --stats {target}")
+
+
+def _opened(folder: Path, window: int, threads: int | None, memory: str | None, held: int) -> Engine:
+    """The model, in what memory there is beside `held` bytes for the text."""
+    from cli import byte_size
+    from cpu_runtime import Engine
+    from cpu_runtime.memory import budget
+    from quant.errors import ResourceError
+
+    most = budget(byte_size.parse("--memory", memory) if memory is not None else None)
+    try:
+        return Engine.open(folder, threads=threads, context=window, memory_bytes=max(0, most - held))
+    except ResourceError as error:
+        raise ResourceError(
+            f"{error}, besides {held / (1 << 20):.0f} MiB for the text", hint="give more --memory, or fewer --tokens"
+        ) from error
