@@ -54,7 +54,7 @@ def test_version(home: Path) -> None:
     [
         (["quantize", "nowhere"], 3, ["nowhere"]),
         (["quantize", "org/never-pulled"], 3, ["moe pull org/never-pulled"]),
-        (["quantize", str(TINY), "--recipe", "int3"], 2, ["int3", "int4"]),
+        (["quantize", str(TINY), "--recipe", "int2"], 2, ["int2", "int4"]),
         (["quantize", str(TINY), "--out", "a b"], 2, ["a b"]),
         (["quantize", str(FIXTURES)], 6, ["config.json"]),
         (["run", "nothing", "hi"], 3, ["nothing"]),
