@@ -58,7 +58,7 @@ class Choice:
         noted = Recipe(self.name, "as it was begun", begun.formats, self.statistics)
         if begun.formats and fingerprint(noted) == begun.fingerprint:
             return noted
-        return solve(self.wanted).calibrated(self.statistics)
+        return solve(self.wanted)
 
 
 def choice(option: str, recipe: str | None, bits: float | None, size: str | None, stats: Path | None) -> Choice | None:

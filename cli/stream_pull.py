@@ -92,7 +92,7 @@ class StreamPull:
         recipe = self._choice.settle(
             partial,
             lambda recipe: fingerprint(checkpoint, plan, recipe),
-            lambda budget: solve(plan, checkpoint, known, budget, calibrated=self._choice.statistics is not None),
+            lambda budget: solve(plan, checkpoint, known, budget, self._choice.statistics),
         )
         return stream_plan(checkpoint, plan, recipe)
 

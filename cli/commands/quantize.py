@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from quant.plan import Plan
     from quant.preview import Preview
     from quant.recipe import Recipe
+    from quant.statistics import Statistics
 
 
 def quantize(
@@ -66,7 +67,7 @@ def quantize(
         chosen = choice.settle(
             partial_folder(target),
             lambda recipe: fingerprint(checkpoint, plan, recipe),
-            lambda budget: _solve(checkpoint, plan, budget, calibrated=choice.statistics is not None),
+            lambda budget: _solve(checkpoint, plan, budget, choice.statistics),
         )
         chosen.check_statistics()
         planned = preview(checkpoint, plan, chosen)
@@ -104,12 +105,12 @@ def quantize(
         output.say(f"next: moe chat {store.shortest(target)}")
 
 
-def _solve(checkpoint: Checkpoint, plan: Plan, budget: Budget, *, calibrated: bool) -> Recipe:
+def _solve(checkpoint: Checkpoint, plan: Plan, budget: Budget, statistics: Statistics | None) -> Recipe:
     """A recipe for this model, from the errors that formats make in rows of it."""
     from quant.matrix_errors import MeasuredErrors
     from quant.solved_recipe import solve
 
-    errors = MeasuredErrors(checkpoint, plan)
+    errors = MeasuredErrors(checkpoint, plan, statistics)
     with output.progress("measuring errors", errors.matrices, amount=lambda n: f"{n:,.0f} matrices") as advance:
 
         def error(kind: Kind, form: Format) -> float:
@@ -117,7 +118,7 @@ def _solve(checkpoint: Checkpoint, plan: Plan, budget: Budget, *, calibrated: bo
             advance(errors.measured)
             return found
 
-        recipe = solve(plan, checkpoint, error, budget, calibrated=calibrated)
+        recipe = solve(plan, checkpoint, error, budget, statistics)
     output.say(f"{recipe.name}: {recipe.description}")
     return recipe
 
