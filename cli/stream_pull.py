@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from cli import hub_cache, link_rate, output, sizes, store
+from cli import conversion_json, hub_cache, link_rate, output, sizes, store
 from cli.hub_listing import Repository
 from cli.meter import Meter
 from cli.names import HubName
@@ -186,6 +187,12 @@ class StreamPull:
                 supply.stop()
         sizes.show_roles(self._sizes.roles, read_report(self._target), to_stderr=True)
         return self._target
+
+    def conversion(self) -> dict[str, Any]:
+        """What `moe quantize --json` says of the same model, made or not yet."""
+        if (self._target / MANIFEST).exists():
+            return conversion_json.of_model(self._target)
+        return conversion_json.of_plan(self._target, self._work.recipe, self._sizes)
 
 
 def _packing_seconds(sizes: Preview) -> float:

@@ -72,7 +72,8 @@ def pull(
     else:
         output.say(f"{repository.name.repo} at {repository.commit[:8]} is here already")
     if json:
-        output.as_json({**facts, "path": path and str(path), "received": meter.received, "twice": meter.twice})
+        facts |= {"path": path and str(path), "received": meter.received, "twice": meter.twice}
+        output.as_json(facts | way.conversion())
     elif path:
         output.line(str(path))
     if path:

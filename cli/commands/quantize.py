@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli import options, output, recipe_choice, sizes
+from cli import conversion_json, options, output, recipe_choice, sizes
 from cli.recipe_choice import Bits, Size
 
 if TYPE_CHECKING:
@@ -88,19 +88,12 @@ def quantize(
                     on_progress=lambda p: advance(p.done),
                     on_file=sizes.show_file,
                 )
-    report = None if dry_run else read_report(target)
     if json:
         output.as_json(
-            {
-                "path": str(target),
-                "made": not dry_run,
-                "recipe": {"name": chosen.name, "formats": chosen.formats},
-                **_to_json(planned),
-                "report": report,
-            }
+            conversion_json.of_plan(target, chosen, planned) if dry_run else conversion_json.of_model(target)
         )
     elif not dry_run:
-        sizes.show_roles(planned.roles, report, to_stderr=True)
+        sizes.show_roles(planned.roles, read_report(target), to_stderr=True)
         output.line(str(target))
         output.say(f"next: moe chat {store.shortest(target)}")
 
@@ -126,12 +119,3 @@ def _solve(checkpoint: Checkpoint, plan: Plan, budget: Budget, statistics: Stati
 def _show(preview: Preview) -> None:
     sizes.show_roles(preview.roles, None, to_stderr=True)
     output.say(f"from {output.size(preview.source_bytes)}; about {output.size(preview.peak_bytes)} of memory")
-
-
-def _to_json(preview: Preview) -> dict[str, object]:
-    return {
-        "source_bytes": preview.source_bytes,
-        "output_bytes": preview.output_bytes,
-        "peak_bytes": preview.peak_bytes,
-        "roles": [sizes.as_json(role) for role in preview.roles],
-    }
