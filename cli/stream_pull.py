@@ -82,15 +82,12 @@ class StreamPull:
 
     @cached_property
     def _work(self) -> StreamPlan:
-        if self._choice.recipe:
-            self._choice.recipe.check_statistics()
         partial = partial_folder(self._target)
         checkpoint = open_remote(self._repository, self._folder, partial, self._meter)
         plan = plan_for(checkpoint.config, checkpoint.names)
         check(plan, checkpoint)
-        if self._choice.statistics is not None:
-            self._choice.statistics.check(plan)
         recipe = self._choice.settle(
+            plan,
             partial,
             lambda recipe: fingerprint(checkpoint, plan, recipe),
             lambda budget: solve(plan, checkpoint, known, budget, self._choice.statistics),

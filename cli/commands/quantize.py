@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli import conversion_json, options, output, recipe_choice, sizes
-from cli.recipe_choice import Bits, Size
 
 if TYPE_CHECKING:
     from quant.budget import Budget
@@ -30,8 +29,8 @@ def quantize(
             help="int4 (if not given), int3 (with --stats), int4-small, int4-large, int8, bf16, or a file.",
         ),
     ] = None,
-    bpw: Bits = None,
-    size: Size = None,
+    bpw: options.BitsPerWeight = None,
+    size: options.Size = None,
     out: Annotated[
         str | None, typer.Option("--out", "-o", help="A name in the store, or a folder with a slash.")
     ] = None,
@@ -62,14 +61,12 @@ def quantize(
     with Checkpoint.open(folder) as checkpoint:
         plan = plan_for(checkpoint.config, checkpoint.names)
         check(plan, checkpoint)
-        if choice.statistics is not None:
-            choice.statistics.check(plan)
         chosen = choice.settle(
+            plan,
             partial_folder(target),
             lambda recipe: fingerprint(checkpoint, plan, recipe),
             lambda budget: _solve(checkpoint, plan, budget, choice.statistics),
         )
-        chosen.check_statistics()
         planned = preview(checkpoint, plan, chosen)
         if not json:
             _show(planned)
