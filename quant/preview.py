@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from quant.checkpoint import Checkpoint
-from quant.convert import CHUNK
 from quant.manifest import tensors
 from quant.plan import Plan, check
 from quant.recipe import Recipe
 from quant.role_sizes import RoleSize, role_sizes
+from quant.stored import CHUNK
 
 # Bytes of Python, its packages and kernels, of which compiling them the first time takes some 70 million.
 BASE = 280 << 20
