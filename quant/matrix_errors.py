@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from quant.checkpoint import Checkpoint
-from quant.formats import ROWS, Format, tiles
+from quant.formats import ROWS, Format
 from quant.plan import Dense, ExpertLayer, Part, Plan
-from quant.report import expert_matrix
 from quant.source_rows import SourceRows, dense_rows, part_rows
-from quant.statistics import Statistics
 
 # Squared relative errors on Gaussian rows: quant/FORMAT.md has them in dB.
 GAUSSIAN = {
@@ -32,7 +29,7 @@ class Kind(NamedTuple):
     part: str = ""
 
 
-Errors = Callable[[Kind, Format], float]  # squared error over squared weights, by importance where that is known
+Errors = Callable[[Kind, Format], float]  # squared error over squared weights
 
 
 def is_rounded(dense: Dense) -> bool:
@@ -53,22 +50,23 @@ def expert_kind(layer: ExpertLayer, part: Part) -> Kind:
 class MeasuredErrors:
     """Errors in a checkpoint that is here, each measured on first use.
 
-    With statistics, errors and weights count by the importance of their inputs: of all that a matrix adds to its
-    outputs, the share that is wrong. `matrices` is how many may be asked for, `measured` how many have been.
+    `matrices` is how many may be asked for, `measured` how many have been.
     """
 
-    def __init__(self, checkpoint: Checkpoint, plan: Plan, statistics: Statistics | None = None) -> None:
-        self._statistics = statistics
-        self._tiles = {Kind(d.name): _of_dense(checkpoint, d) for d in plan.dense if is_rounded(d)}
+    def __init__(self, checkpoint: Checkpoint, plan: Plan) -> None:
+        self._samples = {Kind(d.name): _tiles(dense_rows(checkpoint, d)) for d in plan.dense if is_rounded(d)}
         for layer in plan.experts:
+            count = min(_EXPERTS, layer.n_experts)
+            some = [_middle(n, count, layer.n_experts) for n in range(count)]
             for part in layer.parts:
-                self._tiles[expert_kind(layer, part)] = _of_experts(checkpoint, layer, part)
+                rows = [part_rows(checkpoint, part, expert) for expert in some]
+                self._samples[expert_kind(layer, part)] = [_tile(one, n, count) for n, one in enumerate(rows)]
         self._errors: dict[Kind, dict[str, float]] = {}
 
     @property
     def matrices(self) -> int:
         """Dense matrices that may be rounded, and parts of the experts of a layer."""
-        return len(self._tiles)
+        return len(self._samples)
 
     @property
     def measured(self) -> int:
@@ -81,51 +79,23 @@ class MeasuredErrors:
             return 0.0
         errors = self._errors.setdefault(kind, {})
         if form.name not in errors:
-            error, squares = np.sum([tile.measured(form, self._statistics) for tile in self._tiles[kind]], axis=0)
-            errors[form.name] = float(error / squares) if squares else 0.0
+            sums = np.sum([rows.pack(form, start, stop)[1] for rows, start, stop in self._samples[kind]], axis=0)
+            errors[form.name] = float(sums[0] / sums[1]) if sums[1] else 0.0
         return errors[form.name]
 
 
-@dataclass(frozen=True)
-class _Tile:
-    """Up to 16 rows of the matrix `name`."""
-
-    name: str
-    rows: SourceRows
-    start: int
-
-    def measured(self, form: Format, statistics: Statistics | None) -> np.ndarray:
-        """Its squared error and squared weights, summed up by importance: [2] f64."""
-        stop = min(self.start + ROWS, self.rows.shape[0])
-        importance = None if statistics is None else statistics.importance(self.name)
-        packed, sums = self.rows.pack(form, self.start, stop, importance)
-        if importance is None:
-            return sums
-        weights = self.rows.decoded(self.start, stop)
-        both = np.stack([form.unpack(packed, *weights.shape) - weights, weights]).astype(np.float64)
-        return (both**2).sum(1) @ importance
+_Sample = tuple[SourceRows, int, int]
 
 
-def _of_dense(checkpoint: Checkpoint, dense: Dense) -> list[_Tile]:
-    """Tiles spread over a matrix."""
-    rows = dense_rows(checkpoint, dense)
-    some = min(_TILES, tiles(rows.shape[0]))
-    return [_tile(dense.name, rows, n, some) for n in range(some)]
+def _tiles(rows: SourceRows) -> list[_Sample]:
+    some = min(_TILES, -(-rows.shape[0] // ROWS))
+    return [_tile(rows, n, some) for n in range(some)]
 
 
-def _of_experts(checkpoint: Checkpoint, layer: ExpertLayer, part: Part) -> list[_Tile]:
-    """A tile each of experts spread over a layer, each from another place."""
-    some, found = min(_EXPERTS, layer.n_experts), []
-    for n in range(some):
-        expert = _middle(n, some, layer.n_experts)
-        rows = part_rows(checkpoint, part, expert)
-        found.append(_tile(expert_matrix(layer.layer, expert, part.name), rows, n, some))
-    return found
-
-
-def _tile(name: str, rows: SourceRows, n: int, count: int) -> _Tile:
+def _tile(rows: SourceRows, n: int, count: int) -> _Sample:
     """The n-th of `count` tiles that are spread over a matrix."""
-    return _Tile(name, rows, _middle(n, count, tiles(rows.shape[0])) * ROWS)
+    start = _middle(n, count, -(-rows.shape[0] // ROWS)) * ROWS
+    return rows, start, min(start + ROWS, rows.shape[0])
 
 
 def _middle(n: int, count: int, total: int) -> int:

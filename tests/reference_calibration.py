@@ -98,12 +98,3 @@ def mean_squares(rows: list[np.ndarray]) -> np.ndarray:
 def importance(shares: np.ndarray, tokens: int, others: np.ndarray, prior: int) -> np.ndarray:
     """What a matrix's own inputs say, and as if `prior` further tokens were like the others."""
     return (tokens * shares + prior * others) / (tokens + prior)
-
-
-def relative_error(stored: np.ndarray, weights: np.ndarray, shares: np.ndarray) -> float:
-    """Squared errors over squared weights, each counting by its share; all are [R, C]."""
-    error = squares = 0.0
-    for kept, meant, share in zip(stored.flat, weights.flat, shares.flat, strict=True):
-        error += float(share) * (float(kept) - float(meant)) ** 2
-        squares += float(share) * float(meant) ** 2
-    return error / squares

@@ -100,7 +100,7 @@ def _solve(checkpoint: Checkpoint, plan: Plan, budget: Budget, statistics: Stati
     from quant.matrix_errors import MeasuredErrors
     from quant.solved_recipe import solve
 
-    errors = MeasuredErrors(checkpoint, plan, statistics)
+    errors = MeasuredErrors(checkpoint, plan)
     with output.progress("measuring errors", errors.matrices, amount=lambda n: f"{n:,.0f} matrices") as advance:
 
         def error(kind: Kind, form: Format) -> float:

@@ -11,13 +11,14 @@ from quant.budget import Budget, weights
 from quant.checkpoint import Checkpoint
 from quant.convert import convert
 from quant.errors import UsageError
-from quant.formats import Format
-from quant.matrix_errors import Kind, known
+from quant.formats import ENCODABLE, ROWS, Format
+from quant.matrix_errors import GAUSSIAN, Kind, MeasuredErrors, known
 from quant.plan import Plan
 from quant.preview import preview
 from quant.recipe import Recipe
+from quant.report import read_report
 from quant.solved_recipe import CANDIDATES, WEIGHTS, solve
-from tests.conftest import FIXTURES
+from tests.conftest import FIXTURES, quantize
 
 TINY = FIXTURES / "minimax_m2_bf16"
 KIMI = FIXTURES / "kimi_k25_int4"
@@ -114,3 +115,34 @@ def test_int4_of_the_source_is_kept_whatever_the_size() -> None:
             solve(plan, source, known, Budget("mine", bits=1))
         most = float(str(caught.value).rpartition("uses ")[2].split()[0])
         assert most < (4.5 * 1.1 * experts + 32 * (weights(plan) - experts)) / weights(plan)
+
+
+def test_matrices_of_few_rows_are_measured_as_the_report_has_them(tmp_path: Path) -> None:
+    folder = quantize(TINY, "int4", tmp_path / "m")
+    report = read_report(folder)
+    assert report is not None
+    with Checkpoint.open(TINY) as source:
+        plan = plan_for(source.config, source.names)
+        errors = MeasuredErrors(source, plan)
+        small = [
+            d for d in plan.dense if d.name in report["dense"] and d.shape[0] <= 4 * ROWS and d.role == "attention"
+        ]
+        assert small
+        for dense in small:
+            entry = report["dense"][dense.name]
+            found = errors(Kind(dense.name), ENCODABLE[entry["format"]])
+            assert found == pytest.approx(entry["relative_error"] ** 2, rel=1e-3)
+        assert errors.measured == len(small) < errors.matrices
+        for layer in plan.experts:
+            for part, entry in report["experts"][str(layer.layer)].items():
+                found = errors(Kind(f"layers.{layer.layer}.experts", part), ENCODABLE[entry["format"]])
+                assert found == pytest.approx(entry["mean"] ** 2, rel=0.2)
+
+
+def test_gaussian_rows_have_the_errors_that_are_taken_for_known() -> None:
+    import numpy as np
+
+    rows = np.random.default_rng(0).standard_normal((64, 2048), np.float32)
+    for name, expected in GAUSSIAN.items():
+        error, squares = ENCODABLE[name].pack_measured(rows)[1].sum(0)
+        assert error / squares == pytest.approx(expected, rel=0.05)
