@@ -29,6 +29,10 @@ Verify = Annotated[bool, typer.Option("--verify", help="Compare each expert's ch
 System = Annotated[str | None, typer.Option("--system", "-s", help="System message.")]
 Think = Annotated[bool | None, typer.Option("--think/--no-think", help="Let the model think first, or not.")]
 Thinking = Annotated[bool, typer.Option("--thinking", help="Print the thinking even where output is not a terminal.")]
+BitsPerWeight = Annotated[
+    float | None, typer.Option("--bpw", help="No recipe, but the best within so many bits a weight.")
+]
+Size = Annotated[str | None, typer.Option("--size", help="No recipe, but the best within so many bytes: 180G.")]
 Stats = Annotated[
     Path | None, typer.Option("--stats", help="Statistics of `moe calibrate`, by which codes are chosen.")
 ]

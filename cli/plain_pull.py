@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from cli import hub, hub_cache, link_rate, output, store
 from cli.hub_http import XetOnly
@@ -72,3 +73,7 @@ class PlainPull:
         for file in self._files:
             read_header(folder / file.name)
         return folder
+
+    def conversion(self) -> dict[str, Any]:
+        """None is made: a checkpoint stays one."""
+        return {}

@@ -72,6 +72,9 @@ class Pull(Protocol):
     def run(self) -> Path:
         """Pull, and return the folder of what was pulled."""
 
+    def conversion(self) -> dict[str, Any]:
+        """What `--json` says of a conversion on the way, see `conversion_json`; empty where there is none."""
+
 
 def duration(seconds: float) -> str:
     """Time as people say it: 40 s, 12 min, 3.5 h."""

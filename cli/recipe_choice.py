@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from quant.budget import Budget
+    from quant.plan import Plan
     from quant.recipe import Recipe
     from quant.statistics import Statistics
 
-Bits = Annotated[float | None, typer.Option("--bpw", help="No recipe, but the best within so many bits a weight.")]
-Size = Annotated[str | None, typer.Option("--size", help="No recipe, but the best within so many bytes: 180G.")]
 _MOST_BITS = 32
 
 
@@ -23,8 +20,8 @@ _MOST_BITS = 32
 class Choice:
     """A recipe, or the budget of one that is solved for the model at hand.
 
-    `asked` is the option by which a person asks for the same again, and what it was given. Whatever the recipe, codes
-    are chosen by `statistics` where there are any.
+    `asked` is the option by which a person asks for the same again, and what it was given. Whatever is wanted, codes
+    are chosen by `statistics` where there are any; a recipe has them already.
     """
 
     name: str
@@ -42,29 +39,35 @@ class Choice:
         """The recipe where it is known before the model is."""
         from quant.recipe import Recipe
 
-        return self.wanted.calibrated(self.statistics) if isinstance(self.wanted, Recipe) else None
+        return self.wanted if isinstance(self.wanted, Recipe) else None
 
-    def settle(self, partial: Path, fingerprint: Callable[[Recipe], str], solve: Callable[[Budget], Recipe]) -> Recipe:
+    def settle(
+        self, plan: Plan, partial: Path, fingerprint: Callable[[Recipe], str], solve: Callable[[Budget], Recipe]
+    ) -> Recipe:
         """The recipe to convert by; a stopped conversion in the folder `partial` goes on with its own.
 
-        `fingerprint` identifies what a recipe makes.
+        `fingerprint` identifies what a recipe makes, `solve` makes one with the statistics. Raises UsageError where
+        those are of another model than the plan.
         """
         from quant.journal import unfinished
         from quant.recipe import Recipe
 
+        if self.statistics is not None:
+            self.statistics.check(plan)
         if isinstance(self.wanted, Recipe):
-            return self.wanted.calibrated(self.statistics)
+            return self.wanted
         begun = unfinished(partial)
         noted = Recipe(self.name, "as it was begun", begun.formats, self.statistics)
         if begun.formats and fingerprint(noted) == begun.fingerprint:
             return noted
-        return solve(self.wanted).calibrated(self.statistics)
+        return solve(self.wanted)
 
 
 def choice(option: str, recipe: str | None, bits: float | None, size: str | None, stats: Path | None) -> Choice | None:
     """What `option` or one of --bpw and --size asks for; None where nothing does.
 
-    Raises UsageError for more than one of them, and for values that none can be.
+    Raises UsageError for more than one of them, for values that none can be, and for a recipe that needs statistics
+    where there are none; CheckpointError where `stats` is no file of them.
     """
     from cli import byte_size
     from quant.budget import Budget
@@ -86,6 +89,7 @@ def choice(option: str, recipe: str | None, bits: float | None, size: str | None
         if stats is not None:
             raise UsageError("--stats is for quantizing", hint=f"add {option} int4")
         return None
-    loaded = load_recipe(recipe)
+    loaded = load_recipe(recipe).calibrated(statistics)
+    loaded.check_statistics()
     given = str(Path(recipe).resolve()) if Path(recipe).is_file() else recipe
     return Choice(loaded.name, (option, given), loaded, statistics)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-
-from cli import hub_cache, link_rate, output, sizes, store
+from cli import conversion_json, hub_cache, link_rate, output, packing_time, sizes, store
 from cli.hub_listing import Repository
 from cli.meter import Meter
 from cli.names import HubName
@@ -21,7 +19,6 @@ from cpu_runtime import plan_for
 from quant.arriving import Shard
 from quant.building import partial_folder, refuse_existing, tidy
 from quant.convert import Progress
-from quant.formats import ENCODABLE
 from quant.journal import unfinished
 from quant.manifest import MANIFEST
 from quant.manifest_file import read_manifest
@@ -33,7 +30,6 @@ from quant.solved_recipe import solve
 from quant.stream import convert_stream
 from quant.stream_plan import StreamPlan, fingerprint, stream_plan
 
-_SAMPLE = (512, 4096)  # weights that are packed to see how fast that goes
 _A_TENSOR = 1000  # bytes of memory for what is known of one
 _CLIENT = 120 << 20  # bytes of memory for the HTTP client and what is under way
 
@@ -81,18 +77,15 @@ class StreamPull:
 
     @cached_property
     def _work(self) -> StreamPlan:
-        if self._choice.recipe:
-            self._choice.recipe.check_statistics()
         partial = partial_folder(self._target)
         checkpoint = open_remote(self._repository, self._folder, partial, self._meter)
         plan = plan_for(checkpoint.config, checkpoint.names)
         check(plan, checkpoint)
-        if self._choice.statistics is not None:
-            self._choice.statistics.check(plan)
         recipe = self._choice.settle(
+            plan,
             partial,
             lambda recipe: fingerprint(checkpoint, plan, recipe),
-            lambda budget: solve(plan, checkpoint, known, budget, calibrated=self._choice.statistics is not None),
+            lambda budget: solve(plan, checkpoint, known, budget, self._choice.statistics),
         )
         return stream_plan(checkpoint, plan, recipe)
 
@@ -119,8 +112,6 @@ class StreamPull:
         disk = self._disk()
         files = [self._repository.files[shard.name] for shard in missing]
         rate = link_rate.measure(self._repository, files, fetch, self._meter)
-        left = sum(shard.bytes for shard in shards if shard.name not in self._begun)
-        share = left / max(1, sum(shard.bytes for shard in shards))
         return PullPlan(
             becomes=f"{self._choice.name} model",
             files=len(shards),
@@ -132,7 +123,7 @@ class StreamPull:
             memory=self._sizes.peak_bytes + _CLIENT + _A_TENSOR * len(self._work.checkpoint.names),
             folder=self._target.parent,
             rate=rate,
-            seconds=self._both(fetch / rate, share * _packing_seconds(self._sizes)) if rate else None,
+            seconds=self._seconds(fetch / rate) if rate else None,
         )
 
     def _disk(self) -> int:
@@ -145,8 +136,11 @@ class StreamPull:
             needed = self._work.peak_bytes(ahead=False)
         return max(0, needed - here)
 
-    def _both(self, fetching: float, packing: float) -> float:
-        """Seconds that fetching and packing take together."""
+    def _seconds(self, fetching: float) -> float:
+        """How long all of it takes where fetching takes so long."""
+        left = sum(shard.bytes for shard in self._work.shards if shard.name not in self._begun)
+        share = left / max(1, sum(shard.bytes for shard in self._work.shards))
+        packing = share * packing_time.measure(self._sizes, calibrated=self._choice.statistics is not None)
         return max(fetching, packing) if self._ahead else fetching + packing
 
     @property
@@ -187,14 +181,8 @@ class StreamPull:
         sizes.show_roles(self._sizes.roles, read_report(self._target), to_stderr=True)
         return self._target
 
-
-def _packing_seconds(sizes: Preview) -> float:
-    """How long quantizing takes, from a sample in the format of most weights; 0 for formats that are only copied."""
-    form = ENCODABLE.get(sizes.roles[0].formats[0])
-    if form is None:
-        return 0.0
-    sample = np.random.default_rng(0).standard_normal(_SAMPLE, np.float32)
-    form.pack(sample)  # compiled now
-    begun_at = time.perf_counter()
-    form.pack(sample)
-    return (time.perf_counter() - begun_at) * sizes.weights / sample.size
+    def conversion(self) -> dict[str, Any]:
+        """What `moe quantize --json` says of the same model, made or not yet."""
+        if (self._target / MANIFEST).exists():
+            return conversion_json.of_model(self._target)
+        return conversion_json.of_plan(self._target, self._work.recipe, self._sizes)

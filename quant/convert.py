@@ -14,23 +14,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-
-from quant import layout, not_finite
+from quant import layout
 from quant.building import building
 from quant.checkpoint import INDEX, Checkpoint
 from quant.checksums import Checksums
-from quant.errors import CheckpointError, ResourceError
-from quant.formats import ROWS, Format
+from quant.errors import ResourceError
+from quant.jobs import jobs
 from quant.journal import Journal
 from quant.manifest import FORMAT_VERSION, MANIFEST, manifest, sealed
-from quant.plan import Dense, ExpertLayer, Plan, check
+from quant.plan import Plan, check
 from quant.recipe import Recipe
-from quant.report import REPORT, Sums, expert_matrix, report
-from quant.source_rows import DAMAGED, SourceRows, dense_rows, part_rows
+from quant.report import REPORT, Sums, report
 from quant.writer import RESUME, FileWriter
 
-CHUNK = 64 << 20  # bytes of float32 rows held at a time
 SPARE = 64 << 20  # bytes of disk kept free beside the model itself
 COPIED = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
@@ -85,18 +81,18 @@ def _convert(
     on_progress: Callable[[Progress], None],
     on_file: Callable[[str, Sums], None],
 ) -> None:
-    jobs = _jobs(checkpoint, plan, recipe)
-    total = sum(job.size for job in jobs)
+    files = jobs(checkpoint, plan, recipe)
+    total = sum(job.size for job in files)
     made = fingerprint(checkpoint, plan, recipe)
     journal = Journal(folder, made, source=source, resume=resume, total=total, formats=recipe.formats)
-    resumed = done = sum(job.size for job in jobs if job.file in journal.finished)
+    resumed = done = sum(job.size for job in files if job.file in journal.finished)
     free = shutil.disk_usage(folder).free
     if free < total - done + SPARE:
         raise ResourceError(
             f"{(total - done + SPARE) / 1e9:.2f} GB needed at {folder.parent}, {free / 1e9:.2f} GB free",
             hint=RESUME,
         )
-    for job in jobs:
+    for job in files:
         if job.file not in journal.finished:
             sums, crc32 = Sums(), Checksums(len(job.head), job.stretches)
             with FileWriter(folder / job.file) as file:
@@ -141,87 +137,6 @@ def fingerprint(checkpoint: Checkpoint, plan: Plan, recipe: Recipe) -> str:
     shards = [(file.name, file.stat().st_size) for file in checkpoint.files]
     parts = (FORMAT_VERSION, checkpoint.config, repr(plan), recipe.formats, shards, *recipe.calibration.values())
     return hashlib.sha256(repr(parts).encode()).hexdigest()
-
-
-@dataclass(frozen=True)
-class _Job:
-    """One file to write: its data in order, the header first, then `stretches` of so many bytes, each with a checksum.
-
-    The errors of its matrices are added to the sums that `data` is given.
-    """
-
-    file: str
-    head: bytes
-    stretches: list[int]
-    data: Callable[[Sums], Iterator[bytes | memoryview]]
-
-    @property
-    def size(self) -> int:
-        """Bytes of the file."""
-        return len(self.head) + sum(self.stretches)
-
-
-def _jobs(checkpoint: Checkpoint, plan: Plan, recipe: Recipe) -> list[_Job]:
-    return [_dense_job(checkpoint, plan, recipe)] + [_expert_job(checkpoint, e, recipe) for e in plan.experts]
-
-
-def _dense_job(checkpoint: Checkpoint, plan: Plan, recipe: Recipe) -> _Job:
-    ordered = [(dense, layout.stored_shape(dense, recipe, checkpoint)[2]) for dense in layout.in_file_order(plan)]
-    head, sizes = layout.dense_header(plan, recipe, checkpoint)
-
-    def data(sums: Sums) -> Iterator[bytes | memoryview]:
-        yield head
-        for dense, form in ordered:
-            if form is None:
-                yield vector(checkpoint, dense)
-            else:
-                rows = dense_rows(checkpoint, dense)
-                yield from (packed.data for packed in packed_rows(rows, form, dense.name, sums, recipe))
-
-    return _Job(layout.DENSE_FILE, head, sizes, data)
-
-
-def _expert_job(checkpoint: Checkpoint, layer: ExpertLayer, recipe: Recipe) -> _Job:
-    parts, record_bytes = layout.record_parts(layer, recipe, checkpoint)
-    head, sizes = layout.expert_header(layer, recipe, checkpoint)
-
-    def data(sums: Sums) -> Iterator[bytes | memoryview]:
-        yield head
-        for expert in range(layer.n_experts):
-            record = np.zeros(record_bytes, np.uint8)
-            for part in layer.parts:
-                place = parts[part.name]
-                at = place.offset
-                rows, name = part_rows(checkpoint, part, expert), expert_matrix(layer.layer, expert, part.name)
-                for packed in packed_rows(rows, place.format, name, sums, recipe):
-                    record[at : at + packed.size] = packed.reshape(-1)
-                    at += packed.size
-            yield record.data
-
-    return _Job(layout.expert_file(layer.layer), head, sizes, data)
-
-
-def packed_rows(rows: SourceRows, form: Format, name: str, sums: Sums, recipe: Recipe) -> Iterator[np.ndarray]:
-    """Packed tiles of the whole matrix `name`, a bounded number of rows at a time; its errors are added to `sums`.
-
-    The recipe may have statistics of its inputs.
-    """
-    n_rows, cols = rows.shape
-    importance = recipe.importance(name)
-    step = max(ROWS, CHUNK // (4 * cols) // ROWS * ROWS)
-    for start in range(0, n_rows, step):
-        packed, (error, squares) = rows.pack(form, start, min(start + step, n_rows), importance)
-        sums.add(name, float(error), float(squares))
-        yield packed
-
-
-def vector(checkpoint: Checkpoint, dense: Dense) -> memoryview:
-    """A dense vector's bytes, float32; raises CheckpointError where a value is not finite."""
-    values = checkpoint.values(dense.source)
-    fault = not_finite.find(dense.source, "value", values.reshape(1, -1), 0, None)
-    if fault:
-        raise CheckpointError(str(fault), hint=DAMAGED)
-    return np.ascontiguousarray(values, "<f4").reshape(-1).view(np.uint8).data
 
 
 def ahead(pieces: Iterable[T]) -> Iterator[T]:

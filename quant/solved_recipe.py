@@ -20,6 +20,7 @@ from quant.errors import UsageError
 from quant.matrix_errors import Errors, Kind, expert_kind, is_rounded, known
 from quant.plan import Dense, ExpertLayer, Plan
 from quant.recipe import Recipe
+from quant.statistics import Statistics
 
 # How much more an error counts than one in an expert's gate matrix: the geometric mean of what two models say, of which
 # only one has a shared expert, and neither dense layers (as an expert's three matrices together).
@@ -47,12 +48,14 @@ class _Thing:
     options: list[Option] = field(default_factory=list)
 
 
-def solve(plan: Plan, source: layout.Source, errors: Errors, budget: Budget, *, calibrated: bool = False) -> Recipe:
+def solve(
+    plan: Plan, source: layout.Source, errors: Errors, budget: Budget, statistics: Statistics | None = None
+) -> Recipe:
     """The recipe of least error within a budget; raises UsageError where even the smallest formats exceed it.
 
-    That is found out before an error is asked for. With `calibrated` it may have formats that need statistics.
+    That is found out before an error is asked for. With statistics it has them, and perhaps formats that need them.
     """
-    candidates = CALIBRATED if calibrated else CANDIDATES
+    candidates = CANDIDATES if statistics is None else CALIBRATED
     fixed = sum(layout.stored_bytes(d, Recipe("", "", {}), source) for d in plan.dense if not is_rounded(d))
     things = list(_things(plan, source, known, candidates))
     largest = [max(range(len(thing.options)), key=lambda n: thing.options[n].bytes) for thing in things]
@@ -66,13 +69,14 @@ def solve(plan: Plan, source: layout.Source, errors: Errors, budget: Budget, *, 
         raise UsageError(
             f"{budget} can't be had: this model takes {smallest} at least, and uses {fullest} at most",
             hint=None
-            if calibrated
+            if statistics is not None
             else "formats of 3 bits take less, but need statistics from a calibration: moe calibrate, --stats",
         )
     things = list(_things(plan, source, errors, candidates))
     chosen = allocate([thing.options for thing in things], most)
     used = budget.written(fixed + _bytes(things, chosen), plan)
-    return _recipe(budget.name, f"{used}, formats solved by role and layer", things, chosen)
+    recipe = _recipe(budget.name, f"{used}, formats solved by role and layer", things, chosen)
+    return recipe.calibrated(statistics)
 
 
 def _bytes(things: list[_Thing], chosen: list[int]) -> int:

@@ -12,11 +12,11 @@ import numpy as np
 
 from quant import layout
 from quant.checkpoint import Checkpoint
-from quant.convert import packed_rows, vector
 from quant.plan import Dense, ExpertLayer, Part, Plan
 from quant.recipe import Recipe
 from quant.report import Sums, expert_matrix
 from quant.source_rows import dense_rows, part_rows
+from quant.stored import packed_rows, vector
 
 Placed = Iterator[tuple[int, memoryview]]  # (offset in the file, bytes)
 

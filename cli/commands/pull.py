@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli import options, output, recipe_choice
-from cli.recipe_choice import Bits, Size
 
 if TYPE_CHECKING:
     from cli.hub_listing import Repository
@@ -25,8 +24,8 @@ def pull(
             "--quantize", "-q", help="A recipe (int4, ...): quantize it as it comes, a shard on disk at a time."
         ),
     ] = None,
-    bpw: Bits = None,
-    size: Size = None,
+    bpw: options.BitsPerWeight = None,
+    size: options.Size = None,
     out: Annotated[
         str | None, typer.Option("--out", "-o", help="For a quantized model: a name, or a folder with a slash.")
     ] = None,
@@ -72,7 +71,8 @@ def pull(
     else:
         output.say(f"{repository.name.repo} at {repository.commit[:8]} is here already")
     if json:
-        output.as_json({**facts, "path": path and str(path), "received": meter.received, "twice": meter.twice})
+        facts |= {"path": path and str(path), "received": meter.received, "twice": meter.twice}
+        output.as_json(facts | way.conversion())
     elif path:
         output.line(str(path))
     if path:

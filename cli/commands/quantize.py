@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli import options, output, recipe_choice, sizes
-from cli.recipe_choice import Bits, Size
+from cli import conversion_json, options, output, recipe_choice, sizes
 
 if TYPE_CHECKING:
     from quant.budget import Budget
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from quant.plan import Plan
     from quant.preview import Preview
     from quant.recipe import Recipe
+    from quant.statistics import Statistics
 
 
 def quantize(
@@ -29,8 +29,8 @@ def quantize(
             help="int4 (if not given), int3 (with --stats), int4-small, int4-large, int8, bf16, or a file.",
         ),
     ] = None,
-    bpw: Bits = None,
-    size: Size = None,
+    bpw: options.BitsPerWeight = None,
+    size: options.Size = None,
     out: Annotated[
         str | None, typer.Option("--out", "-o", help="A name in the store, or a folder with a slash.")
     ] = None,
@@ -61,14 +61,12 @@ def quantize(
     with Checkpoint.open(folder) as checkpoint:
         plan = plan_for(checkpoint.config, checkpoint.names)
         check(plan, checkpoint)
-        if choice.statistics is not None:
-            choice.statistics.check(plan)
         chosen = choice.settle(
+            plan,
             partial_folder(target),
             lambda recipe: fingerprint(checkpoint, plan, recipe),
-            lambda budget: _solve(checkpoint, plan, budget, calibrated=choice.statistics is not None),
+            lambda budget: _solve(checkpoint, plan, budget, choice.statistics),
         )
-        chosen.check_statistics()
         planned = preview(checkpoint, plan, chosen)
         if not json:
             _show(planned)
@@ -87,24 +85,17 @@ def quantize(
                     on_progress=lambda p: advance(p.done),
                     on_file=sizes.show_file,
                 )
-    report = None if dry_run else read_report(target)
     if json:
         output.as_json(
-            {
-                "path": str(target),
-                "made": not dry_run,
-                "recipe": {"name": chosen.name, "formats": chosen.formats},
-                **_to_json(planned),
-                "report": report,
-            }
+            conversion_json.of_plan(target, chosen, planned) if dry_run else conversion_json.of_model(target)
         )
     elif not dry_run:
-        sizes.show_roles(planned.roles, report, to_stderr=True)
+        sizes.show_roles(planned.roles, read_report(target), to_stderr=True)
         output.line(str(target))
         output.say(f"next: moe chat {store.shortest(target)}")
 
 
-def _solve(checkpoint: Checkpoint, plan: Plan, budget: Budget, *, calibrated: bool) -> Recipe:
+def _solve(checkpoint: Checkpoint, plan: Plan, budget: Budget, statistics: Statistics | None) -> Recipe:
     """A recipe for this model, from the errors that formats make in rows of it."""
     from quant.matrix_errors import MeasuredErrors
     from quant.solved_recipe import solve
@@ -117,7 +108,7 @@ def _solve(checkpoint: Checkpoint, plan: Plan, budget: Budget, *, calibrated: bo
             advance(errors.measured)
             return found
 
-        recipe = solve(plan, checkpoint, error, budget, calibrated=calibrated)
+        recipe = solve(plan, checkpoint, error, budget, statistics)
     output.say(f"{recipe.name}: {recipe.description}")
     return recipe
 
@@ -125,12 +116,3 @@ def _solve(checkpoint: Checkpoint, plan: Plan, budget: Budget, *, calibrated: bo
 def _show(preview: Preview) -> None:
     sizes.show_roles(preview.roles, None, to_stderr=True)
     output.say(f"from {output.size(preview.source_bytes)}; about {output.size(preview.peak_bytes)} of memory")
-
-
-def _to_json(preview: Preview) -> dict[str, object]:
-    return {
-        "source_bytes": preview.source_bytes,
-        "output_bytes": preview.output_bytes,
-        "peak_bytes": preview.peak_bytes,
-        "roles": [sizes.as_json(role) for role in preview.roles],
-    }

@@ -58,6 +58,20 @@ def test_a_streamed_model_is_the_one_that_quantize_makes(hub: Hub, home: Path, s
     assert digests(Path(facts["path"])) == digests(home / "models" / "whole")
 
 
+def test_json_says_what_quantize_says(hub: Hub, home: Path, source: Path) -> None:
+    options = ["int4-small", "--out", "same", "--json"]
+    for more in (["--dry-run"], []):
+        pulls = [json.loads(pull(hub, home, "--quantize", *options, *more).stdout) for _ in range(2)]
+        assert (home / "models" / "same").exists() is not bool(more)
+        assert moe("rm", "same", home=home).returncode == (3 if more else 0)
+        made = json.loads(moe("quantize", source, "--recipe", *options, *more, home=home).stdout)
+        assert made["made"] is not bool(more)
+        assert (made["report"] is None) is bool(more)
+        for pulled in pulls:
+            assert {key: pulled[key] for key in made} == made
+            assert pulled.keys() - made.keys() - {"plan"} == {"repo", "revision", "received", "twice"}
+
+
 def test_once_made_it_is_not_made_again(hub: Hub, home: Path) -> None:
     first = pull(hub, home, "--quantize", "int4")
     sent = hub.sent.total()

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from quant import convert as conversion
+from quant import stored
 from quant.checkpoint import Checkpoint
 from quant.container import open_model
 from quant.convert import convert
@@ -62,7 +62,7 @@ def source(folder: Path, encoding: str, rows: int, cols: int) -> tuple[Path, np.
 def test_slices_are_the_stacked_matrix(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str, dn: int, dv: int, chunk: int
 ) -> None:
-    monkeypatch.setattr(conversion, "CHUNK", chunk)
+    monkeypatch.setattr(stored, "CHUNK", chunk)
     heads, cols = 5, 96
     up, down = HeadSlice(heads, dn + dv, 0, dn, True), HeadSlice(heads, dn + dv, dn, dn + dv)
     folder, weights = source(tmp_path / "m", encoding, heads * (dn + dv), cols)
@@ -76,7 +76,7 @@ def test_slices_are_the_stacked_matrix(
 
 
 def test_int4_rows_are_copied_and_columns_quantized_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(conversion, "CHUNK", 1)
+    monkeypatch.setattr(stored, "CHUNK", 1)
     up, down = HeadSlice(3, 20, 0, 7, True), HeadSlice(3, 20, 7, 20)
     folder, weights = source(tmp_path / "m", "int4", 60, 64)
     with Checkpoint.open(folder) as checkpoint:
