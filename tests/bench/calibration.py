@@ -32,6 +32,7 @@ from quant.statistics import Statistics
 from quant.statistics_layout import FACTS
 from quant.statistics_writer import StatisticsWriter
 from tests.bench import smollm2
+from tests.bench.recipe_table import measures
 from tests.conftest import DEMO, ROOT, quantize
 
 WINDOW = 512  # tokens
@@ -137,19 +138,6 @@ class _Nothing:
 def blind(chosen: Recipe) -> Recipe:
     """The recipe as if it could do without statistics."""
     return chosen.calibrated(_Nothing())  # type: ignore[arg-type]
-
-
-def measures(found: np.ndarray) -> list[str]:
-    """KL divergence with its error and 99th percentile, top-1 agreement, perplexity over the base's."""
-    divergence, expected, surprise, same = found.T
-    mean, ratio = quality.mean(divergence), quality.perplexity(surprise - expected)
-    worst = quality.quantile(divergence, 0.99).value
-    return [
-        f"{mean.value:.5f} ± {mean.error:.5f}",
-        f"{worst:.4f}",
-        f"{same.mean():.1%}",
-        f"{ratio.value:.4f} ± {ratio.error:.4f}",
-    ]
 
 
 def line(*cells: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -61,10 +62,17 @@ def write(folder: Path, config: dict[str, Any], shard: int) -> Path:
             at = 0
         groups[-1][name] = dtype, shape
         at += size
+    write_files(folder, groups)
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def write_files(folder: Path, groups: Sequence[Tensors]) -> None:
+    """A file of holes for each group of tensors, and their index."""
     places = {}
     for number, group in enumerate(groups):
         file, at = f"model-{number + 1:05d}-of-{len(groups):05d}.safetensors", 0
-        header = {}
+        header: dict[str, Any] = {}
         for name, (dtype, shape) in group.items():
             size = prod(shape) * DTYPE_BYTES[dtype]
             header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, at + size]}
@@ -73,5 +81,3 @@ def write(folder: Path, config: dict[str, Any], shard: int) -> Path:
         write_safetensors(folder / file, header, b"")
         os.truncate(folder / file, (folder / file).stat().st_size + at)
     (folder / INDEX).write_text(json.dumps({"weight_map": places}))
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder

@@ -9,20 +9,16 @@ number); no data is read.
 from __future__ import annotations
 
 import json
-import os
 import resource
 import tempfile
-from math import prod
 from pathlib import Path
 from time import perf_counter
-from typing import Any
 
-from quant.checkpoint import INDEX, Checkpoint
+from quant.checkpoint import Checkpoint
 from quant.plan import Dense, ExpertLayer, HeadSlice, Part, Plan, check
 from quant.preview import preview
 from quant.recipe import load_recipe
-from quant.safetensors_file import DTYPE_BYTES
-from tests.checkpoints import write_safetensors
+from tests.bench.holes import Tensors, write_files
 from tests.reference_encodings import INT4_CONFIG
 
 LAYERS, EXPERTS, FILES = 61, 384, 64
@@ -76,9 +72,9 @@ def plan() -> Plan:
     return Plan(tuple(dense()), tuple(layers), (r"vision_tower\..*",))
 
 
-def tensors(of: Plan) -> dict[str, tuple[str, tuple[int, ...]]]:
+def tensors(of: Plan) -> Tensors:
     """(dtype, shape) of every tensor in the checkpoint."""
-    found: dict[str, tuple[str, tuple[int, ...]]] = {}
+    found: Tensors = {}
     for entry in of.dense:
         found[entry.source] = ("F32" if entry.source.endswith("bias") else "BF16", entry.source_shape)
     for layer in of.experts:
@@ -93,23 +89,11 @@ def tensors(of: Plan) -> dict[str, tuple[str, tuple[int, ...]]]:
     return found
 
 
-def write(folder: Path, held: dict[str, tuple[str, tuple[int, ...]]]) -> None:
+def write(folder: Path, held: Tensors) -> None:
     """The index, and files of holes."""
     names = list(held)
     each = -(-len(names) // FILES)
-    places = {}
-    for number in range(FILES):
-        file, at = f"model-{number + 1:05d}-of-000064.safetensors", 0
-        header: dict[str, Any] = {}
-        for name in names[number * each : (number + 1) * each]:
-            dtype, shape = held[name]
-            size = prod(shape) * DTYPE_BYTES[dtype]
-            header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, at + size]}
-            places[name] = file
-            at += size
-        write_safetensors(folder / file, header, b"")
-        os.truncate(folder / file, (folder / file).stat().st_size + at)
-    (folder / INDEX).write_text(json.dumps({"weight_map": places}))
+    write_files(folder, [{name: held[name] for name in names[n : n + each]} for n in range(0, len(names), each)])
     config = {"quantization_config": INT4_CONFIG, "text_config": {"quantization_config": INT4_CONFIG}}
     (folder / "config.json").write_text(json.dumps(config))
 
