@@ -151,7 +151,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif folder is None:
             self._send(404, b"", {"X-Error-Code": "RevisionNotFound"})
         elif rest.startswith("/tree/"):
-            entries = [_entry(file) | self.server.listed.get(file.name, {}) for file in sorted(folder.iterdir())]
+            entries = [entry(file) | self.server.listed.get(file.name, {}) for file in sorted(folder.iterdir())]
             self._page(path, entries + self.server.extra)
         else:
             self._json({"id": repo, "modelId": repo, "sha": commit, "private": False, "tags": [], "siblings": []})
@@ -172,9 +172,9 @@ class _Handler(BaseHTTPRequestHandler):
         if source is None or not (source / file).is_file():
             self._send(404, b"", {"X-Error-Code": "EntryNotFound"})
             return
-        size, entry = (source / file).stat().st_size, _entry(source / file)
+        size, found = (source / file).stat().st_size, entry(source / file)
         said = size if fault.size is None else fault.size
-        headers = {"ETag": f'"{entry.get("lfs", entry)["oid"]}"', "X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
+        headers = {"ETag": f'"{found.get("lfs", found)["oid"]}"', "X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
         start, stop = _range(self.headers.get("Range"), size)
         if "Range" in self.headers and not fault.whole:
             start = min(max(0, start + fault.shift), size)
@@ -237,7 +237,7 @@ def _range(header: str | None, size: int) -> tuple[int, int]:
     return int(first), min(int(last) + 1, size) if last else size
 
 
-def _entry(file: Path) -> dict[str, Any]:
+def entry(file: Path) -> dict[str, Any]:
     """A file as the tree lists it."""
     status = file.stat()
     return _described(file, status.st_size, status.st_mtime_ns)
@@ -250,7 +250,7 @@ def _described(file: Path, size: int, _: int) -> dict[str, Any]:
         while data := opened.read(1 << 22):
             git.update(data)
             lfs.update(data)
-    entry: dict[str, Any] = {"type": "file", "path": file.name, "size": size, "oid": git.hexdigest()}
+    found: dict[str, Any] = {"type": "file", "path": file.name, "size": size, "oid": git.hexdigest()}
     if size >= LFS_FROM:
-        entry["lfs"] = {"oid": lfs.hexdigest(), "size": size, "pointerSize": 134}
-    return entry
+        found["lfs"] = {"oid": lfs.hexdigest(), "size": size, "pointerSize": 134}
+    return found

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from tests.bench.holes import total, write
 from tests.command import environment
-from tests.hub_server import serving
+from tests.hub_server import entry, serving
 from tests.published import MINIMAX_M25, scaled
 
 REPO = "made-up/MiniMax-M2"
@@ -70,6 +70,8 @@ def main() -> None:
         home.mkdir()
         write(source, config, int(options.shard * 1e9))
         shards = [path.stat().st_size for path in source.glob("*.safetensors")]
+        for file in source.iterdir():
+            entry(file)  # hashed now: a listing that took so long would be given up
         watch = Watch(home)
         with serving({REPO: source}) as hub:
             watch.start()
