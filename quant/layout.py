@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from math import prod
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from quant.encoding import INT4
@@ -118,12 +120,16 @@ def file_bytes(plan: Plan, recipe: Recipe, source: Source) -> dict[str, int]:
     return {name: len(head) + sum(sizes) for name, (head, sizes) in headers.items()}
 
 
-def header(tensors: dict[str, tuple[str, tuple[int, ...], int]]) -> bytes:
-    """A safetensors header for name -> (dtype, shape, bytes), padded with spaces to whole pages."""
+def header(
+    tensors: Mapping[str, tuple[str, tuple[int, ...], int]],
+    metadata: Mapping[str, str] = MappingProxyType({"format": "moe"}),
+    align: int = PAGE,
+) -> bytes:
+    """A safetensors header for name -> (dtype, shape, bytes), padded with spaces to a multiple of `align` bytes."""
     entries, at = {}, 0
     for name, (dtype, shape, size) in tensors.items():
         entries[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, at + size]}
         at += size
-    text = json.dumps({"__metadata__": {"format": "moe"}, **entries}, separators=(",", ":")).encode()
-    text += b" " * (-(8 + len(text)) % PAGE)
+    text = json.dumps({"__metadata__": dict(metadata), **entries}, separators=(",", ":")).encode()
+    text += b" " * (-(8 + len(text)) % align)
     return len(text).to_bytes(8, "little") + text

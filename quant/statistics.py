@@ -19,7 +19,6 @@ AGAIN = "make it again: moe calibrate"
 # How many tokens a layer's mean counts for beside those that an expert saw itself, and evenness beside the layer's: a
 # few inputs alone would make an expert good at them and bad at all others. See LOG.md; 2 to 32 differ little.
 PRIOR = 8
-_PIECE = 16 << 20  # bytes hashed at a time
 _EXPERT = re.compile(r"layers\.(\d+)\.experts\.(\d+)\.(\w+)", re.ASCII)
 _KINDS = {"I64": "<i8", "F32": "<f4", "F16": "<f2"}
 
@@ -124,11 +123,8 @@ def _row(info: TensorInfo, row: int) -> tuple[int, int]:
 
 
 def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while data := file.read(_PIECE):
-            digest.update(data)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def is_calibration(entry: Any) -> bool:

@@ -6,9 +6,9 @@ in that order and are nearly all of it.
 
 from __future__ import annotations
 
-import json
 from math import prod
 
+from quant import layout
 from quant.layout import expert_tensor
 from quant.plan import Plan
 from quant.safetensors_file import DTYPE_BYTES
@@ -55,12 +55,6 @@ def tensors(plan: Plan) -> dict[str, tuple[str, tuple[int, ...]]]:
 
 def header(plan: Plan, facts: dict[str, str]) -> bytes:
     """The beginning of the file, up to the first tensor's bytes."""
-    entries, at = {}, 0
-    for name, (dtype, shape) in tensors(plan).items():
-        size = DTYPE_BYTES[dtype] * prod(shape)
-        entries[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, at + size]}
-        at += size
+    sizes = {name: (dtype, shape, DTYPE_BYTES[dtype] * prod(shape)) for name, (dtype, shape) in tensors(plan).items()}
     known = {key: "".join(c if c.isprintable() else "?" for c in value) for key, value in facts.items()}
-    text = json.dumps({"__metadata__": {"format": FORMAT, **known}, **entries}, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
+    return layout.header(sizes, {"format": FORMAT, **known}, align=8)
