@@ -11,7 +11,7 @@ import os
 import shutil
 from pathlib import Path
 
-from cli import checksum
+from cli import checksum, small_file
 from cli.hub_listing import RemoteFile, Repository
 from cli.part_file import drop_journal, durable_bytes
 from quant.errors import ResourceError
@@ -77,14 +77,15 @@ def link(repository: Repository, file: RemoteFile) -> Path:
     content, path = blob(repository, file), snapshot(repository) / file.name
     if path.exists() and (not content.exists() or path.samefile(content)):
         return path
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
         try:
-            temporary.symlink_to(os.path.relpath(content, path.parent))
+            path.symlink_to(os.path.relpath(content, path.parent))
+        except FileExistsError:  # another process has just made it
+            return path
         except OSError:  # a file system without links: the file itself moves, as the library does it
-            content.replace(temporary)
-        temporary.replace(path)
+            content.replace(path)
         sync_folder(path.parent)
     except OSError as error:
         raise write_error(error, path) from error
@@ -98,10 +99,7 @@ def note_revision(repository: Repository) -> None:
         return
     path = _folder(repository) / "refs" / revision
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        temporary.write_text(repository.commit)
-        temporary.replace(path)
+        small_file.write(path, repository.commit)
     except OSError as error:
         raise write_error(error, path) from error
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cli import output, store
+from cli import output, small_file, store
 
 if TYPE_CHECKING:
     from cpu_runtime.drive import Drive
@@ -74,10 +73,7 @@ def _by_format(found: dict[str, Any]) -> dict[str, Rate]:
 
 
 def _keep(file: Path, value: dict[str, Any]) -> None:
-    temporary = file.with_name(f".{os.getpid()}.tmp")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(value, indent=1) + "\n")
-        temporary.replace(file)
+        small_file.write(file, json.dumps(value, indent=1) + "\n")
     except OSError as error:
         output.say(f"can't keep what was measured at {file}: {error.strerror}")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from cli import small_file
 from cli.store import home
 from quant.errors import ModelNotFound, ResourceError, UsageError
 
@@ -26,13 +26,9 @@ def new_name() -> str:
 def save(name: str, model: str, messages: list[dict[str, Any]]) -> Path:
     """Write a conversation whole or not at all; raises UsageError for an impossible name."""
     path = _path(name)
+    text = json.dumps({"model": model, "messages": messages}, indent=1, ensure_ascii=False)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            json.dump({"model": model, "messages": messages}, file, indent=1, ensure_ascii=False)
-            file.write("\n")
-        temporary.replace(path)
+        small_file.write(path, text + "\n", mode=0o600)
     except OSError as error:
         raise ResourceError(f"can't save {path}: {error.strerror or error}") from error
     return path

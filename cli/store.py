@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cli import small_file
 from cli.names import check_store_name, is_hub_name, is_path, nearest, parse_hub_name
 from quant.errors import ModelNotFound, UsageError
 
@@ -179,12 +180,8 @@ def delete(model: Stored) -> None:
 
 def remember_source(repo: str, revision: str, path: Path) -> None:
     """Note that a checkpoint was pulled, so that `moe quantize` and `moe list` find it."""
-    folder = home() / "sources"
-    folder.mkdir(parents=True, exist_ok=True)
     note = {"repo": repo, "revision": revision, "path": str(path)}
-    temporary = folder / f".{os.getpid()}.tmp"
-    temporary.write_text(json.dumps(note, indent=1) + "\n")
-    temporary.replace(folder / f"{repo.replace('/', '--')}.json")
+    small_file.write(_source_note(repo), json.dumps(note, indent=1) + "\n")
 
 
 def sources() -> Iterator[dict[str, str]]:
@@ -219,4 +216,8 @@ def missing_shards(folder: Path) -> list[str]:
 
 def forget_source(repo: str) -> None:
     """Drop the note of a pulled checkpoint."""
-    (home() / "sources" / f"{repo.replace('/', '--')}.json").unlink(missing_ok=True)
+    _source_note(repo).unlink(missing_ok=True)
+
+
+def _source_note(repo: str) -> Path:
+    return home() / "sources" / f"{repo.replace('/', '--')}.json"

@@ -9,7 +9,7 @@ import numpy as np
 
 from quant.plan import Plan
 from quant.statistics_layout import header, mean_name, squares_name, tensors, tokens_name
-from quant.writer import FileWriter, write_error
+from quant.writer import FileWriter
 
 _LARGEST = np.float32(65504)  # of fp16
 
@@ -20,10 +20,7 @@ class StatisticsWriter:
     def __init__(self, path: Path, plan: Plan, facts: dict[str, str]) -> None:
         """Begin; `facts` are the metadata, see `statistics_layout`. Raises ResourceError where it can't be written."""
         self._left = list(tensors(plan).items())
-        try:
-            self._file = FileWriter(path)
-        except OSError as error:
-            raise write_error(error, path) from error
+        self._file = FileWriter(path)
         self._head = header(plan, facts)
 
     def add_experts(self, layer: int, tokens: np.ndarray, squares: dict[str, np.ndarray]) -> None:

@@ -21,9 +21,13 @@ class FileWriter:
     """
 
     def __init__(self, path: Path) -> None:
+        """Begin; raises ResourceError where the folder can't be written to."""
         self._path = path
         self._temporary = path.with_name(path.name + TEMPORARY)
-        self._file = self._temporary.open("wb")
+        try:
+            self._file = self._temporary.open("wb")
+        except OSError as error:
+            raise write_error(error, path) from error
         self._hash = hashlib.sha256()
         self.bytes = 0
 

@@ -1,4 +1,4 @@
-"""A command that is killed: at a byte that the server sends, at a moment, or at the n-th time it syncs a file."""
+"""A command that is killed: at a byte that the server sends, at a moment, or before its n-th sync or rename."""
 
 from __future__ import annotations
 
@@ -14,17 +14,21 @@ from tests.hub_server import Hub
 
 CHECKPOINT = 1 << 15  # bytes between two syncs of a part, in place of many millions
 SMALL = f"import cli.part_file\ncli.part_file.CHECKPOINT_BYTES = {CHECKPOINT}\n"
-AT_SYNC = """
+AT_CALL = """
 import os, signal
-left, real = {n}, os.fsync
-def fsync(descriptor):
-    global left
-    left -= 1
-    if not left:
-        os.kill(os.getpid(), signal.SIGKILL)
-    real(descriptor)
-os.fsync = fsync
+left = {n}
+def killing(real):
+    def call(*arguments, **options):
+        global left
+        left -= 1
+        if not left:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*arguments, **options)
+    return call
+for name in {names}:
+    setattr(os, name, killing(getattr(os, name)))
 """
+CALLS = {"sync": ("fsync",), "name": ("replace", "rename", "symlink")}
 MAIN = "from cli.__main__ import main\nmain()"
 
 
@@ -63,3 +67,8 @@ def kill_after(process: subprocess.Popen[str], seconds: float) -> threading.Time
     timer = threading.Timer(seconds, process.kill)
     timer.start()
     return timer
+
+
+def at_call(kind: str, n: int) -> str:
+    """What makes a command die before the n-th time that it syncs or names a file: for `start`."""
+    return AT_CALL.format(n=n, names=CALLS[kind])

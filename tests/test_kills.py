@@ -14,7 +14,7 @@ from tests.checkpoints import digests, resharded
 from tests.command import check_error, moe
 from tests.conftest import FIXTURES
 from tests.hub_server import Hub, serving
-from tests.kills import AT_SYNC, CHECKPOINT, at_byte, finished, kill_after, start
+from tests.kills import CHECKPOINT, at_byte, at_call, finished, kill_after, start
 
 REPO, SHARDS = "tiny/DeepSeek", 5
 COMMANDS = {
@@ -62,10 +62,17 @@ def check(command: str, home: Path, whole: dict[str, dict[str, str]]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "syncs"), [("pull", 12), ("pull", 23), ("stream", 14), ("stream", 31), ("stream", 40)]
+    ("command", "kind", "n"),
+    [
+        *[("pull", "sync", n) for n in (12, 23)],
+        *[("pull", "name", n) for n in (3, 8)],
+        *[("stream", "sync", n) for n in (14, 31, 40)],
+    ],
 )
-def test_a_kill_at_a_sync(command: str, syncs: int, hub: Hub, home: Path, whole: dict[str, dict[str, str]]) -> None:
-    done, _ = finished(start(*COMMANDS[command], home=home, hub=hub, before=AT_SYNC.format(n=syncs)))
+def test_a_kill_at_a_call(
+    command: str, kind: str, n: int, hub: Hub, home: Path, whole: dict[str, dict[str, str]]
+) -> None:
+    done, _ = finished(start(*COMMANDS[command], home=home, hub=hub, before=at_call(kind, n)))
     assert not done
     done, stderr = finished(start(*COMMANDS[command], home=home, hub=hub))
     assert done, stderr
@@ -106,22 +113,22 @@ def twice(hub: Hub, source: Path) -> int:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["pull", "stream"])
-@pytest.mark.parametrize("group", range(3))
-def test_a_kill_at_every_sync(
-    command: str, group: int, hub: Hub, tmp_path: Path, whole: dict[str, dict[str, str]]
+@pytest.mark.parametrize(("kind", "group", "groups"), [("name", 0, 1), *[("sync", group, 3) for group in range(3)]])
+def test_a_kill_at_every_call(
+    command: str, kind: str, group: int, groups: int, hub: Hub, tmp_path: Path, whole: dict[str, dict[str, str]]
 ) -> None:
-    """Every third one, until a run has fewer syncs than that."""
-    for syncs in range(1 + group, 1000, 3):
-        home = tmp_path / str(syncs)
-        through, _ = finished(start(*COMMANDS[command], home=home, hub=hub, before=AT_SYNC.format(n=syncs)))
+    """Every one of a group, until a run has fewer calls than that."""
+    for n in range(1 + group, 1000, groups):
+        home = tmp_path / str(n)
+        through, _ = finished(start(*COMMANDS[command], home=home, hub=hub, before=at_call(kind, n)))
         if not through:
             done, stderr = finished(start(*COMMANDS[command], home=home, hub=hub))
             assert done, stderr
         check(command, home, whole)
         if through:
-            assert syncs > 30
+            assert n > 15
             return
-    raise AssertionError("a run has fewer syncs than that")
+    raise AssertionError("a run has fewer calls than that")
 
 
 @pytest.mark.slow

@@ -185,28 +185,18 @@ def logits(
 
     float32 [T, V]; row t has read ids 0 to t.
     """
-    import os
-
     import numpy as np
 
     from cli import store
     from cli.token_file import read_tokens
     from cpu_runtime import Engine
-    from quant.errors import ResourceError
+    from quant.writer import FileWriter
 
     ids = read_tokens(tokens)
     with Engine.open(store.find(model), threads=threads) as engine:
-        temporary = out.with_name(f"{out.name}.{os.getpid()}.tmp")
-        try:
-            file = np.lib.format.open_memmap(temporary, "w+", np.float32, (len(ids), engine.vocab_size))
-            at = 0
+        header = {"descr": "<f4", "fortran_order": False, "shape": (len(ids), engine.vocab_size)}
+        with FileWriter(out) as file:
+            np.lib.format.write_array_header_1_0(file, header)
             for rows in engine.logits(ids):
-                file[at : at + len(rows)] = rows
-                at += len(rows)
-            file.flush()
-            temporary.replace(out)
-        except OSError as error:
-            raise ResourceError(f"can't write {out}: {error.strerror or error}") from error
-        finally:
-            temporary.unlink(missing_ok=True)
+                file.write(np.ascontiguousarray(rows, "<f4").data.cast("B"))
     output.line(str(out))

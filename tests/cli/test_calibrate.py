@@ -11,7 +11,7 @@ from tests.checkpoints import copy_of, digests, header_of, write_safetensors
 from tests.command import check_error, moe
 from tests.conftest import DEMO, FIXTURES, Quantized
 from tests.hub_server import serving
-from tests.kills import AT_SYNC, finished, start
+from tests.kills import at_call, finished, start
 
 TEXT = "\n".join(f"What is {n} + {m}? {n} + {m} = {n + m}." for n in range(4, 12) for m in range(3, 9))
 
@@ -126,7 +126,7 @@ def test_a_streamed_pull_that_was_killed_makes_the_same_bytes(statistics: Path, 
         # The small files come first, so that syncs are those of weights.
         assert moe("pull", "tiny/demo", *arguments, "--dry-run", home=home, HF_ENDPOINT=hub.url).returncode == 0
         command = ["pull", "tiny/demo", *map(str, arguments)]
-        assert not finished(start(*command, home=home, hub=hub, before=AT_SYNC.format(n=20)))[0]
+        assert not finished(start(*command, home=home, hub=hub, before=at_call("sync", 20)))[0]
         assert (home / "models" / "demo-int3.partial").exists()
         pulled = moe("pull", "tiny/demo", *arguments, home=home, HF_ENDPOINT=hub.url)
         assert pulled.returncode == 0, pulled.stderr
