@@ -20,6 +20,9 @@ ROWS = 16  # rows of a tile
 BLOCK = 64  # inputs of a block
 SEGMENT = 512  # inputs that share a super-scale of scales of few bits
 LINE = 64  # bytes; every part of a tile is a whole number of lines
+STRIP = 32  # inputs whose codes lie row by row in formats with several books
+# Where in a strip a row is: rows r and r + 4 are the two lanes of a 32-byte vector, whose sums then come out in order.
+PLACES = [0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15]
 
 
 def blocks(cols: int) -> int:
@@ -84,8 +87,8 @@ class Coded(Encodable):
 
     c and s belong to a row and a group of inputs, D, an fp16 of at least 0, to a row and a segment of inputs. A tile is
     D of 16 rows for each segment (32 bytes each, padded to a line), then blocks of 4 groups: a line of meta bytes
-    s << book_bits | c (byte 16 g + r), then lines of codes. Byte 4 r + j of those belongs to inputs 4 i + j of the
-    block, the quads i = 2 n in the low nibbles of line n and i = 2 n + 1 in the high ones.
+    s << book_bits | c (byte 16 g + r), then lines of codes. Where there are several books, these are strips of 32
+    inputs: 16 bytes a row, the rows in the order of `PLACES`, byte i holding the codes of inputs i and 16 + i.
     """
 
     books: ClassVar[np.ndarray]  # [2^book_bits, levels] i8
@@ -128,17 +131,17 @@ class Coded(Encodable):
         head = np.ascontiguousarray(packed[:, : segments * 2 * ROWS]).view(np.float16).reshape(n_tiles, segments, ROWS)
         body = packed[:, self.head_bytes(cols) :].reshape(n_tiles, -1, self.block_bytes)
         meta = body[:, :, :LINE].view(np.int8).reshape(n_tiles, -1, ROWS).transpose(0, 2, 1)  # [tile, row, group]
-        quads = self._quads(body[:, :, LINE:].reshape(n_tiles, -1, self.code_lines, ROWS, 4))
-        codes = quads.transpose(0, 3, 1, 2, 4).reshape(*meta.shape, self.group)
+        codes = self._codes(body[:, :, LINE:]).transpose(0, 2, 1, 3).reshape(*meta.shape, self.group)
         levels = self.books[(meta & len(self.books) - 1)[..., None], codes].astype(np.float32)
         weights = (levels * (meta >> self.book_bits)[..., None]).reshape(n_tiles * ROWS, -1)
         unit = head.astype(np.float32).transpose(0, 2, 1).reshape(len(weights), segments) * 2.0**-self.exponent
         wide = self.segment or weights.shape[1]
         return (weights * np.repeat(unit, wide, axis=1)[:, : weights.shape[1]])[:rows, :cols].astype(np.float32)
 
-    def _quads(self, lines: np.ndarray) -> np.ndarray:
-        """Code lines [tiles, blocks, lines, 16, 4] -> codes [tiles, blocks, quads, 16, 4]."""
-        return _nibbles(lines)
+    def _codes(self, lines: np.ndarray) -> np.ndarray:
+        """Bytes of code lines [tiles, blocks, bytes] -> codes [tiles, blocks, 16, inputs]."""
+        strips = lines.reshape(*lines.shape[:2], -1, ROWS, STRIP // 2)[:, :, :, PLACES]
+        return _by_row(np.concatenate((strips & 15, strips >> 4), axis=4))
 
 
 class Q4(Coded):
@@ -158,29 +161,31 @@ class Q4C(Coded):
 class Q3(Coded):
     """3-bit codes into one of eight books, s of 5 bits.
 
-    Three lines hold the codes of 32 inputs: two codes a byte in bits 0..2 and 4..6, as nibbles; bit 3 of the same byte
-    in each makes the code that a fourth line would hold in its low nibble, bit 7 the one in its high nibble.
+    A strip has 6 of each 8 rows, in bits 0..2 and 4..6 of their bytes. Bits 3 and 7 of the 3 rows in even places make
+    the bytes that a row in place 6 would have, those in odd places the row in place 7.
     """
 
     name, id = "q3", 5
     books, book_bits, exponent, code_lines, segment = Q3_BOOKS, 3, 12, 6, SEGMENT
 
-    def _quads(self, lines: np.ndarray) -> np.ndarray:
-        halves = lines.reshape(*lines.shape[:2], 2, 3, ROWS, 4)
-        spare = (halves & 0x88) >> 3
-        fourth = spare[:, :, :, 0] | spare[:, :, :, 1] << 1 | spare[:, :, :, 2] << 2
-        whole = np.concatenate((halves, fourth[:, :, :, None]), axis=3)
-        return _nibbles(whole.reshape(*lines.shape[:2], 8, ROWS, 4)) & 7
+    def _codes(self, lines: np.ndarray) -> np.ndarray:
+        eights = lines.reshape(*lines.shape[:2], -1, 3, 2, STRIP // 2)
+        spare = (eights & 0x88) >> 3
+        last = spare[:, :, :, 0] | spare[:, :, :, 1] << 1 | spare[:, :, :, 2] << 2
+        return super()._codes(np.concatenate((eights, last[:, :, :, None]), axis=3)) & 7
 
 
 class Q5(Coded):
-    """5-bit codes into a book, s of 8 bits: 8 lines of nibbles, then 2 of fifth bits, bit i % 8 of line i // 8."""
+    """5-bit codes into a book, s of 8 bits: 8 lines of nibbles, as k4 has them, then 2 of fifth bits.
+
+    The fifth bits of quad i of inputs are bit i % 8 of line i // 8.
+    """
 
     name, id = "q5", 6
     books, book_bits, exponent, code_lines = Q5_BOOK, 0, 14, 10
 
-    def _quads(self, lines: np.ndarray) -> np.ndarray:
-        return _nibbles(lines[:, :, :8]) | _fields(lines[:, :, 8:], 1) << 4
+    def _codes(self, lines: np.ndarray) -> np.ndarray:
+        return _by_row(_nibbles(lines[:, :, : 8 * LINE]) | _fields(lines[:, :, 8 * LINE :], 1) << 4)
 
 
 class Q6(Coded):
@@ -189,14 +194,15 @@ class Q6(Coded):
     name, id = "q6", 7
     books, book_bits, exponent, code_lines = Q6_BOOK, 0, 14, 12
 
-    def _quads(self, lines: np.ndarray) -> np.ndarray:
-        return _nibbles(lines[:, :, :8]) | _fields(lines[:, :, 8:], 2) << 4
+    def _codes(self, lines: np.ndarray) -> np.ndarray:
+        return _by_row(_nibbles(lines[:, :, : 8 * LINE]) | _fields(lines[:, :, 8 * LINE :], 2) << 4)
 
 
 class K4(Format):
     """4-bit codes with a bf16 scale a group of 32 inputs, as a source has them: W = scale * (code - 8).
 
-    Blocks of 576 bytes: a line of bf16 scales (byte 32 g + 2 r), then 8 lines of codes as in q4. Padding has scale 0.
+    Blocks of 576 bytes: a line of bf16 scales (byte 32 g + 2 r), then 8 lines of codes. Byte 4 r + j of line n is of
+    inputs 8 n + j, in the low nibble, and 8 n + 4 + j. Padding has scale 0.
     `quant.pack.pack_k4` copies a source's codes and scales; nothing is rounded, and floats cannot be stored.
     """
 
@@ -215,8 +221,7 @@ class K4(Format):
         body = packed.reshape(n_tiles, n_blocks, self.BLOCK_BYTES)
         bits = np.ascontiguousarray(body[:, :, :LINE]).view(np.uint16).astype(np.uint32) << 16
         scales = bits.view(np.float32).reshape(n_tiles, n_blocks, 2, ROWS)
-        quads = _nibbles(body[:, :, LINE:].reshape(n_tiles, n_blocks, 8, ROWS, 4))
-        codes = quads.transpose(0, 1, 3, 2, 4).reshape(n_tiles, n_blocks, ROWS, 2, BLOCK // 2)
+        codes = _by_row(_nibbles(body[:, :, LINE:])).reshape(n_tiles, n_blocks, ROWS, 2, BLOCK // 2)
         weights = (codes.astype(np.float32) - self.ZERO) * scales.transpose(0, 1, 3, 2)[..., None]
         weights = weights.reshape(n_tiles, n_blocks, ROWS, BLOCK).transpose(0, 2, 1, 3)
         return weights.reshape(n_tiles * ROWS, n_blocks * BLOCK)[:rows, :cols].copy()
@@ -278,14 +283,20 @@ class F32(Encodable):
 
 
 def _nibbles(lines: np.ndarray) -> np.ndarray:
-    """Lines of 4-bit codes [tiles, blocks, n, 16, 4] -> [tiles, blocks, 2 n, 16, 4]."""
+    """Lines of 4-bit codes of quads [tiles, blocks, bytes] -> codes [tiles, blocks, quads, 16, 4]."""
     return _fields(lines, 4)
 
 
 def _fields(lines: np.ndarray, bits: int) -> np.ndarray:
-    """Lines of small numbers, the first in the lowest bits, [.., n, 16, 4] -> [.., n * 8 / bits, 16, 4]."""
-    fields = [lines >> at & (1 << bits) - 1 for at in range(0, 8, bits)]
-    return np.stack(fields, axis=3).reshape(*lines.shape[:2], -1, *lines.shape[3:])
+    """The same for small numbers of so many bits, the first in the lowest."""
+    quads = lines.reshape(*lines.shape[:2], -1, ROWS, 4)
+    fields = [quads >> at & (1 << bits) - 1 for at in range(0, 8, bits)]
+    return np.stack(fields, axis=3).reshape(*lines.shape[:2], -1, ROWS, 4)
+
+
+def _by_row(codes: np.ndarray) -> np.ndarray:
+    """Codes of quads or strips [tiles, blocks, n, 16, inputs] -> [tiles, blocks, 16, n * inputs]."""
+    return codes.transpose(0, 1, 3, 2, 4).reshape(*codes.shape[:2], ROWS, -1)
 
 
 def _rows_of_tiles(values: np.ndarray, rows: int, cols: int) -> np.ndarray:

@@ -23,8 +23,10 @@ def read_manifest(path: Path) -> dict[str, Any]:
     manifest = read_json(path / MANIFEST)
     version = manifest.get("format_version")
     if version != FORMAT_VERSION:
+        older = isinstance(version, int) and version < FORMAT_VERSION
         raise UnsupportedError(
-            f"{path.name}: format_version is {version!r}, this version reads {FORMAT_VERSION}", hint="update moe"
+            f"{path.name}: format_version is {version!r}, this version reads {FORMAT_VERSION}",
+            hint=AGAIN if older else "update moe",
         )
     fault = _fault(manifest)
     if fault:

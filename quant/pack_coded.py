@@ -6,7 +6,7 @@ from functools import cache
 
 import numpy as np
 
-from quant.formats import FORMATS, LINE, ROWS, Coded
+from quant.formats import FORMATS, LINE, PLACES, ROWS, Coded
 from quant.half import TOO_LARGE, half_bits, half_value
 from quant.jit import inner, parallel_kernel, prange
 from quant.search import Candidates, best_scale, best_stored, candidates, encode, sum_up, sum_up_weighted
@@ -14,6 +14,7 @@ from quant.search import Candidates, best_scale, best_stored, candidates, encode
 # Start scales, (lowest, highest, how many): more of them, or over a wider range, gain less than 0.04 dB.
 _START = {"q3": (0.8, 1.2, 4), "q4": (0.7, 1.2, 8), "q4c": (0.7, 1.2, 8), "q5": (0.8, 1.3, 16), "q6": (0.8, 1.3, 32)}
 _LINE_WORDS = np.uint64(LINE // 4)
+_PLACES = np.array(PLACES)
 
 
 def pack_coded(
@@ -76,11 +77,13 @@ def _coded(
             )  # fmt: skip
             if not fits:
                 bad += 1
-            quads, lane, block_words = codes.view(np.uint32), np.uint64(head // 4 + r), np.uint64(block_bytes // 4)
+            quads, start, block_words = codes.view(np.uint32), np.uint64(head // 4), np.uint64(block_bytes // 4)
             if code_bits == 3:
-                _place_threes(quads, words[t], lane, block_words)
+                _place_threes(quads, words[t], start, block_words, r)
+            elif code_bits == 4:
+                _place_fours(quads, words[t], start, block_words, np.uint64(group // 8), r)
             else:
-                _place(quads, words[t], lane, block_words, np.uint64(group), np.uint64(code_bits - 4))
+                _place_wide(quads, words[t], start + np.uint64(r), block_words, np.uint64(code_bits - 4))
     return bad == 0
 
 
@@ -150,35 +153,47 @@ def _error(x, codes, values, scale):
 
 
 @inner
-def _place(quads, lines, lane, block_words, block_quads, more):
-    """Codes of a row, four in a u32, into its lane of the code lines: lower nibbles, then the `more` bits above.
+def _place_fours(quads, words, start, block_words, strips, r):
+    """Codes of row r, four in a u32, into strips of 32 inputs: quad j in the low nibbles of word j, 4 + j above it.
 
-    Indices are unsigned, because a signed one is asked whether it counts from the end.
+    A block has `strips` of them. Indices are unsigned: a signed one is asked whether it counts from the end.
     """
-    one, two = np.uint64(1), np.uint64(2)
-    low, above = np.uint32(0x0F0F0F0F), np.uint32(0x03030303)
-    for i in range(np.uint64(quads.size)):
-        q = i % block_quads
-        at = i // block_quads * block_words + lane + _LINE_WORDS
-        lines[at + _LINE_WORDS * (q // two)] |= (quads[i] & low) << np.uint32((q & one) << two)
-        if more > np.uint64(0):
-            bit = q * more
-            line = block_quads // two + bit // np.uint64(8)
-            lines[at + _LINE_WORDS * line] |= (quads[i] >> np.uint32(4) & above) << np.uint32(bit & np.uint64(7))
+    four, place = np.uint64(4), np.uint64(_PLACES[r])
+    for i in range(np.uint64(quads.size // 8)):
+        at = start + i // strips * block_words + _LINE_WORDS * (np.uint64(1) + four * (i % strips)) + four * place
+        for j in range(np.uint64(4)):
+            q = np.uint64(8) * i + j
+            words[at + j] = quads[q] | quads[q + four] << np.uint32(4)
 
 
 @inner
-def _place_threes(quads, lines, lane, block_words):
-    """The same for q3: three lines of 32 inputs as nibbles, the fourth in their spare bits."""
-    one, two, eight = np.uint64(1), np.uint64(2), np.uint64(8)
+def _place_threes(quads, words, start, block_words, r):
+    """The same for q3, whose rows in places 6 and 7 of each eight are the spare bits of those in even and odd ones."""
+    two, four, place = np.uint64(2), np.uint64(4), np.uint64(_PLACES[r] % 8)
     bit = np.uint32(0x01010101)
+    for i in range(np.uint64(quads.size // 8)):
+        at = start + i // two * block_words + _LINE_WORDS * (np.uint64(1) + np.uint64(3) * (i % two))
+        at += np.uint64(6 * four) * np.uint64(r // 8)
+        for j in range(np.uint64(4)):
+            q = np.uint64(8) * i + j
+            both = quads[q] | quads[q + four] << np.uint32(4)
+            if place < np.uint64(6):
+                words[at + four * place + j] |= both
+            else:
+                for b in range(3):
+                    spare = (both >> np.uint32(b) & (bit | bit << np.uint32(4))) << np.uint32(3)
+                    words[at + four * (two * np.uint64(b) + place % two) + j] |= spare
+
+
+@inner
+def _place_wide(quads, words, lane, block_words, more):
+    """Codes of q5 and q6 into a row's lane of the code lines: lower nibbles, then the `more` bits above."""
+    one, two, sixteen = np.uint64(1), np.uint64(2), np.uint64(16)
+    low, above = np.uint32(0x0F0F0F0F), np.uint32(0x03030303)
     for i in range(np.uint64(quads.size)):
-        q = i % np.uint64(16)
-        at = i // np.uint64(16) * block_words + lane + _LINE_WORDS * (one + np.uint64(3) * (q // eight))
-        shift = np.uint32((q & one) << two)
-        if q % eight < np.uint64(6):
-            lines[at + _LINE_WORDS * (q % eight // two)] |= quads[i] << shift
-        else:
-            for b in range(3):
-                spare = (quads[i] >> np.uint32(b) & bit) << np.uint32(shift + np.uint32(3))
-                lines[at + _LINE_WORDS * np.uint64(b)] |= spare
+        q = i % sixteen
+        at = i // sixteen * block_words + lane + _LINE_WORDS
+        words[at + _LINE_WORDS * (q // two)] |= (quads[i] & low) << np.uint32((q & one) << two)
+        bit = q * more
+        line = np.uint64(8) + bit // np.uint64(8)
+        words[at + _LINE_WORDS * line] |= (quads[i] >> np.uint32(4) & above) << np.uint32(bit & np.uint64(7))

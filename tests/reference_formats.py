@@ -14,6 +14,15 @@ def half(tile: bytes, at: int) -> float:
     return float(np.frombuffer(tile[at : at + 2], "<f2")[0])
 
 
+ORDER = [0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15]  # of the rows in a strip
+
+
+def strip_code(tile: bytes, strip: int, row: int, col: int) -> int:
+    """The 4-bit code of an input in a strip of 32 that begins at a byte."""
+    byte = tile[strip + 16 * ORDER.index(row) + col % 16]
+    return byte >> 4 if col % 32 >= 16 else byte & 15
+
+
 def q4_weight(tile: bytes, cols: int, row: int, col: int) -> float:
     """One weight of a q4 tile."""
     segments = -(-cols // 512)
@@ -21,8 +30,7 @@ def q4_weight(tile: bytes, cols: int, row: int, col: int) -> float:
     block, group = head + col // 64 * 576, col % 64 // 16
     meta = tile[block + 16 * group + row]
     scale = meta >> 2 if meta < 128 else (meta >> 2) - 64
-    byte = tile[block + 64 + 64 * (2 * group + col % 16 // 8) + 4 * row + col % 4]
-    code = byte >> 4 if col % 8 >= 4 else byte & 15
+    code = strip_code(tile, block + 64 + 256 * (col % 64 // 32), row, col)
     return half(tile, col // 512 * 32 + 2 * row) / 4096 * scale * float(Q4_BOOKS[meta & 3, code])
 
 
@@ -34,8 +42,7 @@ def q4c_weight(tile: bytes, cols: int, row: int, col: int) -> float:
     """One weight of a q4c tile."""
     block = 64 + col // 128 * 1088
     meta = signed(tile[block + 16 * (col % 128 // 32) + row])
-    byte = tile[block + 64 + 64 * (col % 128 // 8) + 4 * row + col % 4]
-    code = byte >> 4 if col % 8 >= 4 else byte & 15
+    code = strip_code(tile, block + 64 + 256 * (col % 128 // 32), row, col)
     return half(tile, 2 * row) / 4096 * (meta >> 2) * float(Q4C_BOOKS[meta & 3, code])
 
 
@@ -44,12 +51,12 @@ def q3_weight(tile: bytes, cols: int, row: int, col: int) -> float:
     segments = -(-cols // 512)
     block = -(-segments * 32 // 64) * 64 + col // 64 * 448
     meta = signed(tile[block + 16 * (col % 64 // 16) + row])
-    line, high = col % 32 // 8, col % 8 >= 4
-    bytes_ = [tile[block + 64 + 64 * (3 * (col % 64 // 32) + n) + 4 * row + col % 4] for n in range(3)]
-    if line < 3:
-        code = (bytes_[line] >> 4 if high else bytes_[line]) & 7
+    eight = block + 64 + 192 * (col % 64 // 32) + 96 * (row // 8)
+    place, high = ORDER.index(row) % 8, 4 * (col % 32 // 16)
+    if place < 6:
+        code = tile[eight + 16 * place + col % 16] >> high & 7
     else:
-        code = sum((byte >> (7 if high else 3) & 1) << n for n, byte in enumerate(bytes_))
+        code = sum((tile[eight + 16 * (place - 6 + 2 * n) + col % 16] >> high >> 3 & 1) << n for n in range(3))
     return half(tile, col // 512 * 32 + 2 * row) / 4096 * (meta >> 3) * float(Q3_BOOKS[meta & 7, code])
 
 

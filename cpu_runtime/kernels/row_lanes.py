@@ -1,9 +1,8 @@
-"""32 inputs of a tile that codes into one of several books, times one token with AVX2: a row in each 16-byte lane.
+"""A strip of 32 inputs of a tile that codes into one of several books, times one token with AVX2: a row in each lane.
 
-PSHUFB looks 16 codes up in a table of 16 bytes for each lane. As codes lie in a tile, a lane has four rows, which may
-use four books: four look-ups and three selections. Turned so that a lane holds one row's group of 16 inputs, one
-look-up does, in a table loaded for the two rows of a vector: 1.37 times as fast, although turning costs shuffles and a
-row's sum lies in four parts until they are added at the end.
+PSHUFB looks 16 codes up in a table of 16 bytes for each 16-byte lane. A strip has a row's 16 bytes of codes side by
+side, so that a vector's lanes hold two rows, and one look-up, in a table loaded for the two, serves a group of each.
+A row's sum lies in four parts until they are added at the end.
 """
 
 from __future__ import annotations
@@ -15,33 +14,30 @@ from llvmlite import ir
 from numba.core import types
 
 from cpu_runtime.kernels.lowering import I1, I8, I16, I32, call, constant, join, join_spare, vector
-from cpu_runtime.kernels.vectors import Vector, operation
-from quant.formats import LINE, ROWS, Coded
+from cpu_runtime.kernels.vectors import Vector, length, operation
+from quant.formats import PLACES, ROWS, Coded
 
 I64 = ir.IntType(64)
 BYTES = vector(I8, 32)
-# A lane's inputs: of a code line's low nibbles, of the next line's, then of their high nibbles.
-_ORDER = [0, 1, 2, 3, 8, 9, 10, 11, 4, 5, 6, 7, 12, 13, 14, 15]
 
 
 def row_lane_product_in(form: Coded) -> Any:
-    """Make the product for q4, for q4c, whose 32 inputs share a meta byte, or for q3, which has three of four lines.
+    """Make the product for q4, for q4c, whose 32 inputs share a meta byte, or for q3, which has 6 of each 8 rows.
 
     It is one of those that `products.py` describes; the sums of inputs are not used.
     """
-    bits, one_group, threes = form.book_bits, form.group == 32, form.books.shape[1] == 8
-    books = np.tile(form.books, (1, 2)) if threes else form.books  # bit 3 of a code of q3 belongs to another
-    n_lines = 3 if threes else 4
+    books, bits, one_group, threes = _books(form), form.book_bits, form.group == 32, form.books.shape[1] == 8
+    stored = 3 if threes else 4  # vectors of each 8 rows
 
     def meaning(
         w: np.ndarray, meta_at: int, codes_at: int, q: np.ndarray, x_at: int, sums: np.ndarray, t: int, s: int
     ) -> np.ndarray:
         flat, total = w.reshape(-1), np.zeros(ROWS, np.int32)
-        lines = flat[codes_at:][: n_lines * LINE].reshape(n_lines, ROWS, 4)
+        strip = flat[codes_at:][: 2 * stored * 32].reshape(2, stored, 2, 16)
         if threes:
-            spare = (lines & 0x88) >> 3
-            lines = np.concatenate((lines, (spare[0] | spare[1] << 1 | spare[2] << 2)[None]))
-        codes = np.stack((lines & 15, lines >> 4), 1).transpose(2, 0, 1, 3).reshape(ROWS, 2, 16)
+            spare = (strip & 0x88) >> 3
+            strip = np.concatenate((strip, (spare[:, 0] | spare[:, 1] << 1 | spare[:, 2] << 2)[:, None]), axis=1)
+        codes = np.stack((strip & 15, strip >> 4), 3).reshape(ROWS, 2, 16)[PLACES]
         for g in range(2):
             meta = flat[meta_at + (0 if one_group else ROWS * g) :][:ROWS].view(np.int8)
             weights = books[(meta & len(books) - 1)[:, None], codes[:, g]].astype(np.int32)
@@ -61,14 +57,15 @@ def row_lane_product_in(form: Coded) -> Any:
             inputs = [_inputs(b, q, b.add(x_at, I64(16 * g))) for g in range(2)]
             eights = []
             for row in range(0, ROWS, 8):
-                lines = [_load(b, w, b.add(codes_at, I64(LINE * n + 4 * row)), BYTES) for n in range(n_lines)]
+                vectors = [_load(b, w, b.add(codes_at, I64(4 * stored * row + 32 * k)), BYTES) for k in range(stored)]
                 if threes:
-                    lines.append(join_spare(b, *lines))
+                    vectors.append(join_spare(b, *vectors))
+                codes = [_low(b, vectors), _high(b, vectors)]
                 at = [b.add(meta_at, I64(row if one_group else ROWS * g + row)) for g in range(2)]
                 tables = [_tables(b, form.name, books, bits, _load(b, w, at[g], I64)) for g in range(2)]
                 metas = [_load(b, w, at[g], vector(I8, 8)) for g in range(2)]
                 scales = [None if one_group else _scales(b, meta, bits) for meta in metas]
-                groups = [_group(b, lines[2 * g : 2 * g + 2], tables[g], scales[g], *inputs[g]) for g in range(2)]
+                groups = [_group(b, codes[g], tables[g], scales[g], *inputs[g]) for g in range(2)]
                 sums = [b.add(first, second) for first, second in zip(*groups, strict=True)]
                 while len(sums) > 1:
                     sums = [_add_neighbours(b, x, y) for x, y in zip(sums[::2], sums[1::2], strict=True)]
@@ -80,10 +77,37 @@ def row_lane_product_in(form: Coded) -> Any:
     return row_lane_product
 
 
+def row_levels_in(form: Coded) -> Any:
+    """Make levels(codes, w, meta_at, k): the levels of 16 codes each of rows k and k + 4, whose meta bytes are in w."""
+    books, bits = _books(form), form.book_bits
+
+    def meaning(codes: np.ndarray, w: np.ndarray, meta_at: int, k: int) -> np.ndarray:
+        chosen = w.reshape(-1)[[meta_at + k, meta_at + k + 4]] & len(books) - 1
+        return books[chosen[:, None], codes.reshape(2, 16)].reshape(-1)
+
+    @operation(meaning)
+    def row_levels(typing_context: Any, codes: Any, w: Any, meta_at: Any, k: Any) -> Any:
+        number = length(k)
+
+        def generate(context: Any, b: ir.IRBuilder, signature: Any, values: Any) -> ir.Value:
+            codes, data = values[0], context.make_array(signature.args[1])(context, b, values[1]).data
+            meta = _load(b, b.bitcast(data, I8.as_pointer()), values[2], I64)
+            return call(b, "llvm.x86.avx2.pshuf.b", BYTES, _tables(b, form.name, books, bits, meta)[number], codes)
+
+        return codes(codes, w, types.int64, k), generate
+
+    return row_levels
+
+
+def _books(form: Coded) -> np.ndarray:
+    """Of 16 levels: bit 3 of a code of q3 belongs to another."""
+    return np.tile(form.books, (1, 2)) if form.books.shape[1] == 8 else form.books
+
+
 def _inputs(b: ir.IRBuilder, q: ir.Value, at: ir.Value) -> tuple[ir.Value, ir.Value]:
     """(16 inputs in both lanes, their sizes)."""
     few = _load(b, q, at, vector(I8, 16))
-    x = b.shuffle_vector(few, few, constant(I32, _ORDER * 2))
+    x = b.shuffle_vector(few, few, constant(I32, [*range(16)] * 2))
     return x, call(b, "llvm.abs.v32i8", BYTES, x, ir.Constant(I1, 0))
 
 
@@ -98,9 +122,17 @@ def _finished(b: ir.IRBuilder, sums: ir.Value, meta: ir.Value | None, bits: int)
     return b.ashr(sums, less) if meta is None else b.mul(sums, b.ashr(b.sext(meta, sums.type), less))
 
 
+def _low(b: ir.IRBuilder, vectors: list[ir.Value]) -> list[ir.Value]:
+    return [b.and_(codes, constant(I8, [15] * 32)) for codes in vectors]
+
+
+def _high(b: ir.IRBuilder, vectors: list[ir.Value]) -> list[ir.Value]:
+    return [b.lshr(codes, constant(I8, [4] * 32)) for codes in vectors]
+
+
 def _group(
     b: ir.IRBuilder,
-    lines: list[ir.Value],
+    codes: list[ir.Value],
     tables: list[ir.Value],
     scales: ir.Value | None,
     x: ir.Value,
@@ -108,19 +140,15 @@ def _group(
 ) -> list[ir.Value]:
     """A group's sums, scaled if there are scales: vector k has row k's in its lower lane, row k + 4's in its upper."""
     sums = []
-    for pair in range(2):  # of rows, in each lane
-        codes = _interleave(b, lines[0], lines[1], 4, upper=pair == 1)
-        low, high = b.and_(codes, constant(I8, [15] * 32)), b.lshr(codes, constant(I8, [4] * 32))
-        for one in range(2):
-            k = 2 * pair + one
-            weights = call(b, "llvm.x86.avx2.pshuf.b", BYTES, tables[k], _interleave(b, low, high, 8, upper=one == 1))
-            signed = call(b, "llvm.x86.avx2.psign.b", BYTES, weights, x)
-            products = call(b, "llvm.x86.avx2.pmadd.ub.sw", vector(I16, 16), size, signed)
-            scale: ir.Value = constant(I16, [1] * 16)
-            if scales is not None:
-                scale = call(b, "llvm.x86.avx2.pshuf.b", BYTES, scales, constant(I8, [4 * k, 4 * k + 1] * 16))
-                scale = b.bitcast(scale, vector(I16, 16))
-            sums.append(call(b, "llvm.x86.avx2.pmadd.wd", vector(I32, 8), products, scale))
+    for k in range(4):
+        weights = call(b, "llvm.x86.avx2.pshuf.b", BYTES, tables[k], codes[k])
+        signed = call(b, "llvm.x86.avx2.psign.b", BYTES, weights, x)
+        products = call(b, "llvm.x86.avx2.pmadd.ub.sw", vector(I16, 16), size, signed)
+        scale: ir.Value = constant(I16, [1] * 16)
+        if scales is not None:
+            scale = call(b, "llvm.x86.avx2.pshuf.b", BYTES, scales, constant(I8, [4 * k, 4 * k + 1] * 16))
+            scale = b.bitcast(scale, vector(I16, 16))
+        sums.append(call(b, "llvm.x86.avx2.pmadd.wd", vector(I32, 8), products, scale))
     return sums
 
 
@@ -143,15 +171,6 @@ def _tables(b: ir.IRBuilder, name: str, books: np.ndarray, bits: int, meta: ir.V
         found.append(b.load(b.bitcast(b.gep(pairs, [I64(0), at]), BYTES.as_pointer())))
         found[-1].align = 32
     return found
-
-
-def _interleave(b: ir.IRBuilder, x: ir.Value, y: ir.Value, width: int, *, upper: bool) -> ir.Value:
-    """Elements of `width` bytes from x and y in turns, of the lower or upper half of each lane (PUNPCK)."""
-    index = []
-    for lane in (0, 16):
-        for at in range(lane + 8 * upper, lane + 8 * upper + 8, width):
-            index += [*range(at, at + width), *range(32 + at, 32 + at + width)]
-    return b.shuffle_vector(x, y, constant(I32, index))
 
 
 def _add_neighbours(b: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value:

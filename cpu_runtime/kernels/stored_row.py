@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 
-from cpu_runtime.kernels.segments import head_bytes
 from cpu_runtime.kernels.tile import BF16_ID, K4_ID, Q3_ID, Q4_ID, Q4C_ID, Q5_ID, Q6_ID, Q8_ID
 from cpu_runtime.kernels.tile_k4 import K4_BLOCK, ZERO
-from cpu_runtime.kernels.tile_q3 import Q3_BLOCK, Q3_UNIT
-from cpu_runtime.kernels.tile_q4 import Q4_BLOCK, Q4_UNIT
 from cpu_runtime.kernels.tile_q4c import Q4C_BLOCK, Q4C_HEAD, Q4C_UNIT
 from cpu_runtime.kernels.tile_q8 import Q8_BLOCK
+from cpu_runtime.kernels.tile_segments import Q3_BLOCK, Q4_BLOCK, UNIT, head_bytes
 from cpu_runtime.kernels.tile_wide import Q5_BLOCK, Q6_BLOCK, WIDE_HEAD, WIDE_UNIT
 from quant.codebooks import Q3_BOOKS, Q4_BOOKS, Q4C_BOOKS, Q5_BOOK, Q6_BOOK
-from quant.formats import BLOCK, LINE, ROWS, SEGMENT
+from quant.formats import BLOCK, LINE, PLACES, ROWS, SEGMENT, STRIP
 from quant.half import half_value
 from quant.jit import inner
+
+_PLACES = np.array(PLACES)
+_HALF = STRIP // 2  # bytes of a row of a strip
 
 
 @inner
@@ -48,15 +49,15 @@ def _read_q3(tile, r, out):
     for c in range(out.size):
         block = head + c // BLOCK * Q3_BLOCK
         meta = np.int8(tile[block + ROWS * (c % BLOCK // 16) + r])
-        line, shift = c % 32 // 8, c // 4 % 2 * 4
-        at = block + LINE * (1 + 3 * (c % BLOCK // 32)) + 4 * r + c % 4
-        if line < 3:
-            code = tile[at + LINE * line] >> shift & 7
+        eight = block + LINE + 3 * LINE * (c % BLOCK // STRIP) + 6 * _HALF * (r // 8)
+        place, shift = _PLACES[r] % 8, 4 * (c % STRIP // _HALF)
+        if place < 6:
+            code = tile[eight + _HALF * place + c % _HALF] >> shift & 7
         else:
-            code = (
-                tile[at] >> shift >> 3 & 1 | tile[at + LINE] >> shift >> 2 & 2 | tile[at + 2 * LINE] >> shift >> 1 & 4
-            )
-        super_scale = _half(tile, c // SEGMENT * 2 * ROWS + 2 * r) * Q3_UNIT
+            at, spare = eight + _HALF * (place - 6) + c % _HALF, shift + 3
+            code = tile[at] >> spare & 1
+            code |= (tile[at + 2 * _HALF] >> spare & 1) << 1 | (tile[at + 4 * _HALF] >> spare & 1) << 2
+        super_scale = _half(tile, c // SEGMENT * 2 * ROWS + 2 * r) * UNIT
         out[c] = np.float32(np.int32(Q3_BOOKS[meta & 7, code]) * np.int32(meta >> 3)) * super_scale
 
 
@@ -66,8 +67,8 @@ def _read_q4(tile, r, out):
     for c in range(out.size):
         block = head + c // BLOCK * Q4_BLOCK
         meta = np.int8(tile[block + ROWS * (c % BLOCK // 16) + r])
-        code = _nibble(tile, block, r, c % BLOCK)
-        super_scale = _half(tile, c // SEGMENT * 2 * ROWS + 2 * r) * Q4_UNIT
+        code = _strip_code(tile, block, r, c % BLOCK)
+        super_scale = _half(tile, c // SEGMENT * 2 * ROWS + 2 * r) * UNIT
         out[c] = np.float32(np.int32(Q4_BOOKS[meta & 3, code]) * np.int32(meta >> 2)) * super_scale
 
 
@@ -77,7 +78,7 @@ def _read_q4c(tile, r, out):
     for c in range(out.size):
         block, i = Q4C_HEAD + c // 128 * Q4C_BLOCK, c % 128
         meta = np.int8(tile[block + ROWS * (i // 32) + r])
-        code = _nibble(tile, block, r, i)
+        code = _strip_code(tile, block, r, i)
         out[c] = np.float32(np.int32(Q4C_BOOKS[meta & 3, code]) * np.int32(meta >> 2)) * super_scale
 
 
@@ -103,8 +104,15 @@ def _read_k4(tile, r, out):
 
 
 @inner
+def _strip_code(tile, block, r, i):
+    """The code of input i of a block of q4 or q4c."""
+    at = block + LINE + 4 * LINE * (i // STRIP) + _HALF * _PLACES[r] + i % _HALF
+    return tile[at] >> (i % STRIP // _HALF * 4) & 15
+
+
+@inner
 def _nibble(tile, block, r, i):
-    """The code of input i of the block of 4-bit codes that begins with a line of something else."""
+    """Four bits of the code of input i of a block whose codes lie by quads, after a line of something else."""
     return tile[block + LINE * (1 + i // 8) + 4 * r + i % 4] >> (4 * (i // 4 % 2)) & 15
 
 

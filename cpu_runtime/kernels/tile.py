@@ -18,10 +18,9 @@ import numpy as np
 from cpu_runtime.kernels.panel import PANEL, SCALES, multiply
 from cpu_runtime.kernels.tile_float import add_bf16_block, add_bf16_blocks, add_f32_block, add_f32_blocks
 from cpu_runtime.kernels.tile_k4 import one_k4, unpack_k4
-from cpu_runtime.kernels.tile_q3 import one_q3, unpack_q3
-from cpu_runtime.kernels.tile_q4 import one_q4, unpack_q4
 from cpu_runtime.kernels.tile_q4c import one_q4c, unpack_q4c
 from cpu_runtime.kernels.tile_q8 import one_q8, unpack_q8
+from cpu_runtime.kernels.tile_segments import one_q3, one_q4, unpack_q3, unpack_q4
 from cpu_runtime.kernels.tile_wide import one_q5, one_q6, unpack_q5, unpack_q6
 from quant.formats import BLOCK, FORMATS, ROWS, SEGMENT
 from quant.jit import inner

@@ -1,6 +1,6 @@
 """A q5 or q6 tile times int8 activations, or as a panel; shapes as in `tile.py` and `panel.py`.
 
-Codes are nibbles, as in q4, and one or two bits more in lines of their own: these choose among the parts of the one
+Codes are nibbles, as in k4, and one or two bits more in lines of their own: these choose among the parts of the one
 book as q4's meta bytes choose a book. Scales are whole bytes: a sum over 32 inputs is an int32, at most
 32 * 127 * 127 * 127 < 2^26, rounded once where it becomes a float, the same for one token and for many.
 """
@@ -23,7 +23,6 @@ from cpu_runtime.kernels.integers import (
 )
 from cpu_runtime.kernels.panel import put_scaled
 from cpu_runtime.kernels.reductions import spread_f32
-from cpu_runtime.kernels.tile_q4 import BYTES
 from cpu_runtime.kernels.vectors import (
     fma,
     load_f16,
@@ -41,6 +40,7 @@ from quant.formats import LINE, Q5, Q6, ROWS, Coded
 from quant.jit import inner
 
 Q5_BLOCK, Q6_BLOCK = Q5().block_bytes, Q6().block_bytes
+BYTES = 4 * LANES  # of a line, that one vector of int32 lanes covers
 WIDE_HEAD, WIDE_UNIT = Q5().head_bytes(1), np.float32(2.0**-Q5.exponent)  # one super-scale a row
 
 

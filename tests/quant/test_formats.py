@@ -48,9 +48,9 @@ GOLDEN = {
     "q8": "43c946d63128fd7e",
     "q6": "f889f61ebda1e39d",
     "q5": "74135f219de23b90",
-    "q4": "d180c8a7f9dc3df6",
-    "q4c": "7cc9e6e671099ddc",
-    "q3": "f4815a80610ed10f",
+    "q4": "4be60f726ce8df3a",
+    "q4c": "ac30b3e3e05a13df",
+    "q3": "33d55859a2fbf824",
     "k4": "2539ac10f394fdef",
 }
 

@@ -1,0 +1,92 @@
+"""Tiles of q3 and q4, whose rows have a super-scale a segment of inputs: times one token, or as a panel.
+
+Shapes as in `tile.py` and `panel.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from cpu_runtime.kernels.products import product_of
+from cpu_runtime.kernels.reductions import spread_f32
+from cpu_runtime.kernels.strip_panel import unpack_strip_of
+from cpu_runtime.kernels.vectors import (
+    fma,
+    load_f16,
+    load_f32,
+    mul,
+    prefetch,
+    splat_f32,
+    store_f32,
+    to_f32,
+)
+from quant.formats import BLOCK, LINE, Q3, Q4, ROWS, SEGMENT, STRIP, Coded
+from quant.jit import inner
+
+SEGMENT_BLOCKS = SEGMENT // BLOCK
+Q3_BLOCK, Q4_BLOCK = Q3().block_bytes, Q4().block_bytes
+UNIT = np.float32(2.0**-Q4.exponent)  # of the super-scales of both
+
+
+@inner
+def head_bytes(blocks):
+    """Bytes of a tile's super-scales: see `Coded`."""
+    segments = (blocks + SEGMENT_BLOCKS - 1) // SEGMENT_BLOCKS
+    return (segments * 2 * ROWS + LINE - 1) // LINE * LINE
+
+
+@inner
+def super_scales(w, at, start):
+    """Those of the segment that block `start` is in, of all rows, as weights are to be multiplied by."""
+    return mul(load_f16(w, at + start // SEGMENT_BLOCKS * 2 * ROWS, ROWS), splat_f32(UNIT, ROWS))
+
+
+def _kernels_of(form: Coded) -> tuple[Any, Any]:
+    """(one, unpack)."""
+    block_bytes = form.block_bytes
+    strip_bytes = (block_bytes - LINE) // 2
+    ahead = SEGMENT_BLOCKS * block_bytes  # from the codes in work to those asked for; half of it is 10% slower
+    product, unpack_strip = product_of(form), unpack_strip_of(form)
+
+    @inner
+    def one(w, at, blocks, q, scale, sums, t, out, o):
+        """One token: out[o : o + 16] += tile · token t, weights going from the look-up straight into the product."""
+        body = at + head_bytes(blocks)
+        result = load_f32(out, o, ROWS)
+        for start in range(0, blocks, SEGMENT_BLOCKS):
+            super_scale = super_scales(w, at, start)
+            for block in range(start, min(start + SEGMENT_BLOCKS, blocks)):
+                block_at = body + block * block_bytes
+                for line in range(0, block_bytes, LINE):
+                    prefetch(w, block_at + ahead + line)
+                for half in range(2):
+                    x = t * q.shape[1] + BLOCK * block + STRIP * half
+                    meta, codes = block_at + 2 * ROWS * half, block_at + LINE + strip_bytes * half
+                    total = product(w, meta, codes, q, x, sums, t, 4 * block + 2 * half)
+                    both_scales = mul(super_scale, spread_f32(scale, t * scale.shape[1] + 2 * block + half, ROWS))
+                    result = fma(to_f32(total), both_scales, result)
+        store_f32(out, o, result)
+
+    @inner
+    def unpack(w, at, blocks, start, end, panel, scales):
+        """Blocks start .. end - 1 of the tile, start a multiple of 8, as a panel.
+
+        The next panel's blocks are asked for, which come in while this one is multiplied.
+        """
+        body, super_scale = at + head_bytes(blocks), super_scales(w, at, start)
+        for block in range(start, end):
+            block_at = body + block * block_bytes
+            for line in range(0, block_bytes, LINE):
+                prefetch(w, block_at + ahead + line)
+            for half in range(2):
+                meta, codes = block_at + 2 * ROWS * half, block_at + LINE + strip_bytes * half
+                unpack_strip(w, meta, codes, panel, BLOCK * (block - start) + STRIP * half)
+                store_f32(scales, ROWS * (2 * (block - start) + half), super_scale)
+
+    return one, unpack
+
+
+one_q3, unpack_q3 = _kernels_of(Q3())
+one_q4, unpack_q4 = _kernels_of(Q4())
