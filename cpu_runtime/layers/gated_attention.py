@@ -27,10 +27,11 @@ class GatedAttention(GroupedAttention):
     def __call__(self, x: Activations, cache: KVCache) -> np.ndarray:
         """Shapes: x of T rows -> [T, D] f32; the cache grows by T tokens."""
         tokens, d = x.x.shape[0], self.head_size
-        query_gate = self.q(x).reshape(tokens, self.heads, 2 * d)
+        query_gate, key, value = self.projections(x)
+        query_gate = query_gate.reshape(tokens, self.heads, 2 * d)
         query = self.q_norm(np.ascontiguousarray(query_gate[:, :, :d]).reshape(-1, d)).reshape(tokens, self.heads, d)
-        key = self.k_norm(self.k(x).reshape(-1, d)).reshape(tokens, self.kv_heads, d)
-        value = self.v(x).reshape(tokens, self.kv_heads, d)
+        key = self.k_norm(key.reshape(-1, d)).reshape(tokens, self.kv_heads, d)
+        value = value.reshape(tokens, self.kv_heads, d)
         mixed = self.mix(query, key, value, cache)
         gated = np.empty_like(mixed)
         sigmoid_gate(mixed, query_gate[:, :, d:], gated)

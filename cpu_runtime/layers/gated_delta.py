@@ -6,12 +6,13 @@ Yang, Kautz and Hatamizadeh, "Gated Delta Networks: Improving Mamba2 with Delta 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from cpu_runtime.caches.recurrent import RecurrentState
 from cpu_runtime.kernels.delta import causal_conv_silu, delta_gates, gated_delta, gated_norm
-from cpu_runtime.layers.linear import Activations, Linear
+from cpu_runtime.layers.linear import Activations, Linear, SideBySide
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,14 @@ class GatedDelta:
         channels, taps = self.conv.shape
         return RecurrentState(taps, channels, self.value_heads, self.key_size, self.value_size)
 
+    @cached_property
+    def _projections(self) -> SideBySide:
+        return SideBySide(self.qkv, self.z)
+
     def __call__(self, x: Activations, cache: RecurrentState) -> np.ndarray:
         """Shapes: x of T rows -> [T, D] f32; the state moves on by T tokens."""
         tokens = x.x.shape[0]
-        raw = self.qkv(x)
+        raw, z = self._projections(x)
         mixed = np.empty_like(raw)
         causal_conv_silu(raw, self.conv, cache.conv, mixed)
 
@@ -61,5 +66,5 @@ class GatedDelta:
         read = np.empty(values_shape, np.float32)
         gated_delta(query, key, value, decay, beta, cache.memory, read)
         normed = np.empty(values_shape, np.float32)
-        gated_norm(read, self.z(x).reshape(values_shape), self.norm, np.float32(self.eps), normed)
+        gated_norm(read, z.reshape(values_shape), self.norm, np.float32(self.eps), normed)
         return self.out(Activations(normed.reshape(tokens, -1)))

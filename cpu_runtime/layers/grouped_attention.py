@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from cpu_runtime.caches.tokens import KVCache
 from cpu_runtime.kernels.attention import attend
-from cpu_runtime.layers.linear import Linear
+from cpu_runtime.layers.linear import Linear, SideBySide
 from cpu_runtime.layers.rope import Rope
 
 
@@ -28,6 +29,11 @@ class GroupedAttention:
     def new_cache(self, context: int, dtype: np.dtype) -> KVCache:
         """An empty cache for one session."""
         return KVCache(self.kv_heads, self.head_size, context, dtype)
+
+    @cached_property
+    def projections(self) -> SideBySide:
+        """Queries, keys and values of the same input."""
+        return SideBySide(self.q, self.k, self.v)
 
     def mix(self, query: np.ndarray, key: np.ndarray, value: np.ndarray, cache: KVCache) -> np.ndarray:
         """softmax(q k / sqrt(d)) v after the rotation, the new tokens included; the cache grows by them.

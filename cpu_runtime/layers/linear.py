@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 
 from cpu_runtime.kernels.activations import quantize_rows
 from cpu_runtime.kernels.experts import grouped_matmul
@@ -110,6 +111,34 @@ class Linear:
         return out if out.shape[1] == m.rows else np.ascontiguousarray(out[:, : m.rows])
 
 
+class SideBySide:
+    """Linear layers over the same input; for one token a single product, where their matrices lie end to end.
+
+    Several of them would each wait for the threads to begin and to end. Layers that do more than multiply, and matrices
+    of different formats or in different places, are taken one by one.
+    """
+
+    __slots__ = ("_joined", "_linears")
+
+    def __init__(self, *linears: Linear) -> None:
+        self._linears = linears
+        self._joined = end_to_end([linear.matrix for linear in linears]) if _plain(linears) else None
+
+    def __call__(self, x: Activations) -> list[np.ndarray]:
+        """Shapes: x of T rows -> what each layer answers, [T, rows] f32."""
+        if self._joined is None or x.x.shape[0] > 1:
+            return [linear(x) for linear in self._linears]
+        out, answers, at = Linear(self._joined)(x), [], 0
+        for linear in self._linears:
+            answers.append(out[:, at : at + linear.matrix.rows])
+            at += ROWS * len(linear.matrix.tiles)
+        return answers
+
+
+def _plain(linears: Sequence[Linear]) -> bool:
+    return all(type(linear) is Linear for linear in linears)
+
+
 class HeadwiseLinear:
     """y[t, h] = W_h @ x[t, h] for a matrix whose heads lie one after another, each a multiple of 16 rows."""
 
@@ -136,6 +165,21 @@ class HeadwiseLinear:
 def row_range(matrix: Matrix, first: int, last: int) -> Matrix:
     """Rows first .. last - 1 of a matrix without a copy; `first` is a multiple of 16, `last` too or the end."""
     return Matrix(matrix.format, last - first, matrix.cols, matrix.tiles[first // ROWS : -(-last // ROWS)])
+
+
+def end_to_end(matrices: Sequence[Matrix]) -> Matrix | None:
+    """Matrices that follow one another in memory as a single one, of whole tiles, without a copy; None if they don't.
+
+    It is only as long there as they are.
+    """
+    first, at = matrices[0], matrices[0].tiles.ctypes.data
+    for matrix in matrices:
+        if (matrix.format, matrix.cols, matrix.tiles.ctypes.data) != (first.format, first.cols, at):
+            return None
+        at += matrix.tiles.nbytes
+    count = sum(len(matrix.tiles) for matrix in matrices)
+    tiles = as_strided(first.tiles, (count, first.tiles.shape[1]), writeable=False)
+    return Matrix(first.format, ROWS * count, first.cols, tiles)
 
 
 class Embedding:

@@ -22,7 +22,8 @@ class WideNormAttention(GroupedAttention):
     def __call__(self, x: Activations, cache: KVCache) -> np.ndarray:
         """Shapes: x of T rows -> [T, D] f32; the cache grows by T tokens."""
         tokens, d = x.x.shape[0], self.head_size
-        query = self.q_norm(self.q(x)).reshape(tokens, self.heads, d)
-        key = self.k_norm(self.k(x)).reshape(tokens, self.kv_heads, d)
-        value = self.v(x).reshape(tokens, self.kv_heads, d)
+        query, key, value = self.projections(x)
+        query = self.q_norm(query).reshape(tokens, self.heads, d)
+        key = self.k_norm(key).reshape(tokens, self.kv_heads, d)
+        value = value.reshape(tokens, self.kv_heads, d)
         return self.o(Activations(self.mix(query, key, value, cache).reshape(tokens, self.heads * d)))
