@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from cpu_runtime.kernels.exponential import silu
-from cpu_runtime.kernels.share import new_counter, run_of, take
+from cpu_runtime.kernels.share import new_counter, take_stretch
 from cpu_runtime.kernels.tile import READS_INT8, tile_product
 from cpu_runtime.kernels.vectors import read_only
 from quant.formats import BLOCK, FORMATS, ROWS, tiles
@@ -62,16 +62,14 @@ def _share(
     x, q, wide, scale, sums, tokens, out,
 ):  # fmt: skip
     """One thread's tiles, of one expert after another."""
-    few = run_of(tile_bytes, slots.size * n_tiles, n_threads)
-    runs = (n_tiles + few - 1) // few
+    items = slots.size * n_tiles
     while True:
-        item = take(counter, 1)
-        if item >= slots.size * runs:
+        item, last = take_stretch(counter, items, tile_bytes, n_threads)
+        if item >= items:
             break
-        g, run = item // runs, item % runs
-        start = np.int64(slots[g]) * w.shape[1] + offset
-        for n in range(few * run, min(few * (run + 1), n_tiles)):
-            at = start + n * tile_bytes
+        for i in range(item, last):
+            g, n = i // n_tiles, i % n_tiles
+            at = np.int64(slots[g]) * w.shape[1] + offset + n * tile_bytes
             tile_product(
                 format_id, w, at, blocks, x, q, wide, scale, sums, tokens, starts[g], starts[g + 1], out, ROWS * n
             )

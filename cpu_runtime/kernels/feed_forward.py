@@ -11,7 +11,7 @@ import numpy as np
 
 from cpu_runtime.kernels.activations import GROUP, quantize_group
 from cpu_runtime.kernels.experts import swiglu_row
-from cpu_runtime.kernels.share import new_counter, run_of, take
+from cpu_runtime.kernels.share import new_counter, take_stretch
 from cpu_runtime.kernels.tile import READS_INT8, tile_product
 from cpu_runtime.kernels.vectors import read_only
 from quant.formats import BLOCK, ROWS
@@ -77,29 +77,30 @@ def _hidden(
     counter, n_threads, ids, offsets, tile_bytes, n_tiles, gate, up, slots, token, x, q, wide, scale, sums,
     gated, raised, hidden_q, hidden_scale, hidden_sums,
 ):  # fmt: skip
-    """One thread's groups of 32 hidden numbers, a few of one network at a time."""
+    """One thread's groups of 32 hidden numbers, a stretch of one network at a time."""
     groups, blocks = hidden_scale.shape[1], x.shape[1] // BLOCK
-    few = max(1, run_of(tile_bytes[0], slots.size * n_tiles, n_threads) // _TILES)
-    runs = (groups + few - 1) // few
+    items = slots.size * groups
     while True:
-        item = take(counter, 1)
-        if item >= slots.size * runs:
+        item, end = take_stretch(counter, items, _TILES * (tile_bytes[0] + tile_bytes[1]), n_threads)
+        if item >= items:
             break
-        g, first = item // runs, item % runs * few
-        last = min(first + few, groups)
-        gate_at = np.int64(slots[g]) * gate.shape[1] + offsets[0]
-        up_at = np.int64(slots[g]) * up.shape[1] + offsets[1]
-        for n in range(_TILES * first, min(_TILES * last, n_tiles)):
-            at = gate_at + n * tile_bytes[0]
-            tile_product(ids[0], gate, at, blocks, x, q, wide, scale, sums, token, g, g + 1, gated, ROWS * n)
-        for n in range(_TILES * first, min(_TILES * last, n_tiles)):
-            at = up_at + n * tile_bytes[1]
-            tile_product(ids[1], up, at, blocks, x, q, wide, scale, sums, token, g, g + 1, raised, ROWS * n)
-        some = slice(GROUP * first, GROUP * last)
-        swiglu_row(gated[g, some], raised[g, some], gated[g, some])
-        if ids[2] >= _LOWEST_INT8:
-            for group in range(first, last):
-                quantize_group(gated[g], group, hidden_q[g], hidden_scale[g], hidden_sums[g])
+        while item < end:
+            g, first = item // groups, item % groups
+            last = min(first + end - item, groups)
+            item += last - first
+            gate_at = np.int64(slots[g]) * gate.shape[1] + offsets[0]
+            up_at = np.int64(slots[g]) * up.shape[1] + offsets[1]
+            for n in range(_TILES * first, min(_TILES * last, n_tiles)):
+                at = gate_at + n * tile_bytes[0]
+                tile_product(ids[0], gate, at, blocks, x, q, wide, scale, sums, token, g, g + 1, gated, ROWS * n)
+            for n in range(_TILES * first, min(_TILES * last, n_tiles)):
+                at = up_at + n * tile_bytes[1]
+                tile_product(ids[1], up, at, blocks, x, q, wide, scale, sums, token, g, g + 1, raised, ROWS * n)
+            some = slice(GROUP * first, GROUP * last)
+            swiglu_row(gated[g, some], raised[g, some], gated[g, some])
+            if ids[2] >= _LOWEST_INT8:
+                for group in range(first, last):
+                    quantize_group(gated[g], group, hidden_q[g], hidden_scale[g], hidden_sums[g])
 
 
 @inner
@@ -108,14 +109,12 @@ def _answers(
     x, q, wide, scale, sums, out,
 ):  # fmt: skip
     """One thread's tiles of down."""
-    few, blocks = run_of(tile_bytes, slots.size * n_tiles, n_threads), x.shape[1] // BLOCK
-    runs = (n_tiles + few - 1) // few
+    blocks, items = x.shape[1] // BLOCK, slots.size * n_tiles
     while True:
-        item = take(counter, 1)
-        if item >= slots.size * runs:
+        item, last = take_stretch(counter, items, tile_bytes, n_threads)
+        if item >= items:
             break
-        g, run = item // runs, item % runs
-        start, p = np.int64(slots[g]) * down.shape[1] + offset, members[g]
-        for n in range(few * run, min(few * (run + 1), n_tiles)):
-            at = start + n * tile_bytes
+        for i in range(item, last):
+            g, n = i // n_tiles, i % n_tiles
+            at, p = np.int64(slots[g]) * down.shape[1] + offset + n * tile_bytes, members[g]
             tile_product(format_id, down, at, blocks, x, q, wide, scale, sums, hidden_of, p, p + 1, out, ROWS * n)

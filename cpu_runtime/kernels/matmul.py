@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cpu_runtime.kernels.share import new_counter, run_of, take
+from cpu_runtime.kernels.share import new_counter, take_stretch
 from cpu_runtime.kernels.stored_row import read_row
 from cpu_runtime.kernels.tile import READS_INT8, tile_product
 from cpu_runtime.kernels.vectors import read_only
@@ -42,12 +42,11 @@ def _matmul(n_threads, format_id, tiles, blocks, x, q, wide, scale, sums, tokens
 def _share(counter, n_threads, format_id, w, tile_bytes, blocks, x, q, wide, scale, sums, tokens, out):
     """One thread's tiles."""
     n = out.shape[1] // ROWS
-    few = run_of(tile_bytes, n, n_threads) if tokens.size == 1 else 1
     while True:
-        first = take(counter, few)
+        first, last = take_stretch(counter, n, tile_bytes, n_threads)
         if first >= n:
             break
-        for tile in range(first, min(first + few, n)):
+        for tile in range(first, last):
             at = tile * tile_bytes
             tile_product(format_id, w, at, blocks, x, q, wide, scale, sums, tokens, 0, tokens.size, out, ROWS * tile)
 

@@ -1,11 +1,12 @@
 """Work shared out among threads as they get to it.
 
 Equal parts decided beforehand wait for the slowest: experts have different numbers of tokens, and a core may be lent
-to another program. Here each thread takes the next few items from a counter until there are none.
+to another program. Here each thread takes stretches of items until there are none: long ones at first, because each
+begins with waiting for memory, short ones at the end, so that nobody is late.
 
     counter = new_counter()
     for _ in prange(n_threads):
-        work(counter, n, ...)                 a kernel: while (first := take(counter, few)) < n: ...
+        work(counter, ...)                    a kernel: take stretches while they are not empty
 """
 
 from __future__ import annotations
@@ -19,22 +20,23 @@ from numba.core import types
 from cpu_runtime.kernels.vectors import operation
 from quant.jit import inner
 
-_SHORTEST, _LONGEST = 1 << 16, 1 << 19  # bytes of a stretch: each begins with waiting for memory
-_STRETCHES = 16  # a thread, if they are not too short for it: the last to come home is a sixteenth late at most
+_SHORTEST = 1 << 16  # bytes of a stretch
 _LINE = 8  # int64 of a cache line, which nothing else shall share
-
-
-@inner
-def run_of(tile_bytes, tiles, n_threads):
-    """How many of so many tiles to take at once: what is read in one go, in enough parts to be shared out."""
-    stretch = tiles * tile_bytes // (_STRETCHES * n_threads)
-    return max(1, min(max(stretch, _SHORTEST), _LONGEST) // tile_bytes)
 
 
 @inner
 def new_counter():
     """A counter at 0."""
     return np.zeros(_LINE, np.int64)
+
+
+@inner
+def take_stretch(counter, n, item_bytes, n_threads):
+    """(first, last) of the next of n items of so many bytes, which are this thread's; first is n or more at the end."""
+    least = max(1, _SHORTEST // item_bytes)
+    few = max(least, (n - counter[0]) // (2 * n_threads))
+    first = take(counter, few)
+    return first, min(first + few, n)
 
 
 def _taken(counter: np.ndarray, count: int) -> int:
