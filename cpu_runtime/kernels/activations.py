@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from cpu_runtime.kernels.reductions import larger, largest_of
+from cpu_runtime.kernels.vectors import load_f32, mul, splat_f32, store_i8, to_i8
 from quant.jit import inner, parallel_kernel, prange
 
 GROUP = 32  # inputs that share a scale
-_ZERO, _LARGEST = np.float32(0), np.float32(127)
+_ZERO, _MINUS, _LARGEST = np.float32(0), np.float32(-1), np.float32(127)
 
 
 @parallel_kernel
@@ -26,15 +28,13 @@ def quantize_rows(x, q, scale, sums):
 def quantize_group(x, g, q, scale, sums):
     """The g-th 32 of one row."""
     start = GROUP * g
-    largest = _ZERO
-    for i in range(start, start + GROUP):
-        largest = max(largest, abs(x[i]))
+    values = load_f32(x, start, GROUP)
+    largest = largest_of(larger(values, mul(values, splat_f32(_MINUS, GROUP))))
     inverse = _LARGEST / largest if largest > _ZERO else _ZERO
     scale[g] = largest / _LARGEST
+    store_i8(q, start, to_i8(mul(values, splat_f32(inverse, GROUP))))
     for half in range(2):
         total = np.int32(0)
         for i in range(start + 16 * half, start + 16 * half + 16):
-            code = np.int8(np.rint(x[i] * inverse))
-            q[i] = code
-            total += np.int32(code)
+            total += np.int32(q[i])
         sums[2 * g + half] = total

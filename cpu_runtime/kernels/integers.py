@@ -4,6 +4,7 @@ spread(v)                                  each byte 4 times
 low_nibbles(v)     high_nibbles(v)         v & 15, v >> 4
 minus(v, n)        biased(v)               each byte less n; signed weights as `dot` wants them: plus cpu.OFFSET
 even_bytes(v)      odd_bytes(v)            every other byte as int16
+widened(v)                                 all bytes as int16, every four in the order 0, 2, 1, 3
 fields(v, n)                               each byte >> n, other bits coming in at the top
 spare_codes(a, b, c)                       bits 3 and 7 of three vectors as bits 0..2 and 4..6 of one
 eighths(code, meta)                        the lowest bits: 3 of code, then one of meta
@@ -72,6 +73,13 @@ def even_bytes(typing_context: Any, v: Any) -> Any:
 @operation(lambda v: v[1::2].astype(np.int16))
 def odd_bytes(typing_context: Any, v: Any) -> Any:
     return typed(Vector("i16", v.length // 2), (v,), lambda b, v: _every_other(b, v, 0))
+
+
+@operation(lambda v: v.reshape(-1, 4)[:, [0, 2, 1, 3]].reshape(-1).astype(np.int16))
+def widened(typing_context: Any, v: Any) -> Any:
+    order = [i + k for i in range(0, v.length, 4) for k in (0, 2, 1, 3)]
+    to = Vector("i16", v.length)
+    return typed(to, (v,), lambda b, v: b.sext(b.shuffle_vector(v, v, constant(I32, order)), to.llvm))
 
 
 @operation(lambda v, n: (v.view(np.uint16) >> np.uint16(n)).view(np.int8))

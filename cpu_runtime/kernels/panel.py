@@ -15,10 +15,12 @@ from cpu_runtime.kernels.integers import (
     odd_bytes,
     pair_dot,
     times,
+    widened,
 )
 from cpu_runtime.kernels.vectors import (
     fma,
     load_f32,
+    load_i8,
     load_i16,
     mul,
     splat2,
@@ -51,8 +53,8 @@ def widen_rows(q, wide):
 @inner
 def widen_row(q, wide):
     """The same for one row."""
-    for i in range(0, q.size, 4):
-        wide[i], wide[i + 1], wide[i + 2], wide[i + 3] = q[i], q[i + 2], q[i + 1], q[i + 3]
+    for i in range(0, q.size, GROUP):
+        store_i16(wide, i, widened(load_i8(q, i, GROUP)))
 
 
 @inner

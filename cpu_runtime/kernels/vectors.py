@@ -9,7 +9,7 @@ Numba has no arrays of 16-bit floats: kernels see them as `.view(np.uint16)`.
     store_f32(a, i, v) store_i8  store_i16     to memory of that type
     splat_f32(x, n)    splat_i32(x, n)         n copies
     mul(x, y)  fma(x, y, z)                    x * y, and x * y + z rounded once where the CPU can
-    to_f32(v)                                  each int as a float
+    to_f32(v)          to_i8(v)                each int as a float; each float's nearest int, even in the middle
     sum_of(v)                                  the sum of all floats, halves first
     load_i8(a, i, n)   load_i16                n bytes, n int16
     splat4(a, i, n)    splat2(a, i, n)         4 bytes, or 2 int16, at a[i:], n times
@@ -273,6 +273,17 @@ def fma(typing_context: Any, x: Any, y: Any, z: Any) -> Any:
 def to_f32(typing_context: Any, v: Any) -> Any:
     to = Vector("f32", v.length)
     return typed(to, (v,), lambda b, v: b.sitofp(v, to.llvm))
+
+
+@operation(lambda v: np.rint(v).astype(np.int8))
+def to_i8(typing_context: Any, v: Any) -> Any:
+    to = Vector("i8", v.length)
+
+    def build(b: ir.IRBuilder, v: ir.Value) -> ir.Value:
+        nearest = call(b, f"llvm.rint.v{v.type.count}f32", v.type, v)
+        return b.trunc(b.fptosi(nearest, vector(I32, v.type.count)), to.llvm)
+
+    return typed(to, (v,), build)
 
 
 def _sum_meaning(v: np.ndarray) -> np.float32:
