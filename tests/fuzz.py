@@ -282,8 +282,13 @@ def peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Run the cases that the command line asks for."""
     found = run(kinds(Path(sys.argv[4]))[sys.argv[1]], int(sys.argv[2]), int(sys.argv[3]))
     sys.stderr = sys.stdout
     print("\n".join(found[:10]), len(found), "of", sys.argv[3])
     sys.exit(bool(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -9,15 +9,16 @@ from pathlib import Path
 import pytest
 
 from quant.container import open_model
-from tests.command import check_error, moe
+from tests.command import check_error, moe, started
 from tests.conftest import DEMO, FIXTURES, Quantized
 
 SHORT = ("-r", "2", "-t", "1")
+SMALL = "import cpu_runtime.roofs\ncpu_runtime.roofs._READ_BYTES = 1 << 22"  # memory's rate, found in no time
 
 
 def test_a_row_for_each_test(quantized: Quantized, home: Path) -> None:
     model = quantized(DEMO, "int4")
-    result = moe("bench", model, "-p", "16,300", "-n", "4", "-d", "0,20", *SHORT, home=home)
+    result = moe("bench", model, "-p", "16,300", "-n", "4", "-d", "0,20", *SHORT, home=home, before=SMALL)
     assert result.returncode == 0, result.stderr
     heading, rule, *rows = [line.strip("| ").split(" | ") for line in result.stdout.splitlines()]
     assert heading[4:] == ["test", "t/s", "weights read", "of roof", "hits", "disk read"]
@@ -34,7 +35,7 @@ def test_a_row_for_each_test(quantized: Quantized, home: Path) -> None:
 def test_json_and_csv_say_the_same(quantized: Quantized, home: Path) -> None:
     model = quantized(DEMO, "int4")
     asked = "bench", model, "-p", "8", "-n", "3", *SHORT, "-o"
-    rows = json.loads(moe(*asked, "json", home=home).stdout)
+    rows = json.loads(moe(*asked, "json", home=home, before=SMALL).stdout)
     assert [row["test"] for row in rows] == ["pp8", "tg3"]
     for row in rows:
         assert row["tokens_per_s"] == pytest.approx(sum(row["samples"]) / 2)
@@ -42,7 +43,7 @@ def test_json_and_csv_say_the_same(quantized: Quantized, home: Path) -> None:
     reads = rows[1]
     assert reads["roof_share"] == pytest.approx(reads["weights_read_bytes_per_s"] / reads["memory_roof_bytes_per_s"])
     assert rows[0]["weights_read_bytes_per_s"] is None
-    table = list(csv.DictReader(moe(*asked, "csv", home=home).stdout.splitlines()))
+    table = list(csv.DictReader(moe(*asked, "csv", home=home, before=SMALL).stdout.splitlines()))
     assert [row["test"] for row in table] == ["pp8", "tg3"]
     assert list(table[0]) == list(rows[0])
     assert len(table[1]["samples"].split()) == 2
@@ -50,7 +51,7 @@ def test_json_and_csv_say_the_same(quantized: Quantized, home: Path) -> None:
 
 
 def test_cold_rounds(quantized: Quantized, home: Path) -> None:
-    result = moe("bench", quantized(DEMO, "int4"), "-p", "4", "-n", "2", "--cold", *SHORT, home=home)
+    result = started("bench", quantized(DEMO, "int4"), "-p", "4", "-n", "2", "--cold", *SHORT, home=home)
     assert result.returncode == 0, result.stderr
     assert "| pp4, cold |" in result.stdout
     assert "| tg2, cold |" in result.stdout

@@ -159,14 +159,8 @@ def test_hostile_template(tmp_path: Path, home: Path) -> None:
 
 
 def test_disk_full(tmp_path: Path, home: Path) -> None:
-    code = (
-        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000));"
-        "from cli.__main__ import main; sys.argv = ['moe', 'quantize', sys.argv[1]]; main()"
-    )
-    environment = os.environ | {"MOE_HOME": str(home)}
-    result = subprocess.run(
-        [sys.executable, "-c", code, str(DEMO)], cwd=ROOT, env=environment, capture_output=True, text=True
-    )
+    full = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))"
+    result = moe("quantize", DEMO, home=home, before=full)
     check_error(result, 5, "no space left", "run the same command again")
     assert nothing_made(home)
 

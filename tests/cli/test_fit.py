@@ -11,12 +11,17 @@ import pytest
 from cpu_runtime import machine
 from quant.formats import FORMATS
 from tests.checkpoints import change_json, copy_of
-from tests.command import check_error, moe
+from tests.command import check_error, moe, started
 from tests.conftest import DEMO, FIXTURES, Quantized
 from tests.hub_server import serving
 from tests.published import DEEPSEEK_R1, PUBLISHED, WEIGHTS, scaled
 
 DATE = "2026-01-02T03:04+00:00"
+SMALL = """
+from cpu_runtime import rates, roofs
+rates.HIDDEN, rates.WIDTH, rates._BYTES, rates._PRODUCTS, rates._DEEP = 512, 128, 1 << 20, 1 << 22, 512
+roofs._READ_BYTES = 1 << 22
+"""  # what is measured, so that it takes no time; quick it must be, not true
 
 
 @pytest.fixture(autouse=True)
@@ -35,8 +40,10 @@ def rates(home: Path) -> None:
     (home / "cache" / "rates.json").write_text(json.dumps(value))
 
 
-def fit(name: str | Path, home: Path, *options: str, code: int = 0, **environment: str) -> dict[str, Any]:
-    result = moe("fit", name, "-t", "1", "--json", *options, home=home, **environment)
+def fit(
+    name: str | Path, home: Path, *options: str, code: int = 0, before: str = "", **environment: str
+) -> dict[str, Any]:
+    result = moe("fit", name, "-t", "1", "--json", *options, home=home, before=before, **environment)
     assert result.returncode == code, result.stderr
     found: dict[str, Any] = json.loads(result.stdout)
     return found
@@ -102,7 +109,7 @@ def test_memory_decides(quantized: Quantized, home: Path) -> None:
 
 
 def test_every_number_says_where_it_is_from(quantized: Quantized, home: Path) -> None:
-    result = moe("fit", quantized(DEMO, "int4"), "-t", "1", "--memory", "8G", home=home)
+    result = started("fit", quantized(DEMO, "int4"), "-t", "1", "--memory", "8G", home=home)
     assert result.returncode == 0, result.stderr
     *rows, verdict = result.stdout.splitlines()
     assert verdict == "fits: all in memory"
@@ -116,7 +123,7 @@ def test_every_number_says_where_it_is_from(quantized: Quantized, home: Path) ->
 def test_rates_are_measured_once(home: Path) -> None:
     kept = home / "cache" / "rates.json"
     kept.write_text("[]")  # no note of ours
-    first = fit(DEMO, home)
+    first = fit(DEMO, home, before=SMALL)
     assert first["measured"]["date"] != DATE
     assert (
         min(first["measured"]["drive"]["rate"], first["measured"]["rates"]["read"], first["measured"]["rates"]["dot"])
@@ -125,7 +132,7 @@ def test_rates_are_measured_once(home: Path) -> None:
     change_json(kept, date=DATE)
     assert fit(DEMO, home)["measured"] == {**first["measured"], "date": DATE}
     change_json(kept, machine="another")
-    assert fit(DEMO, home)["measured"]["date"] != DATE
+    assert fit(DEMO, home, before=SMALL)["measured"]["date"] != DATE
 
 
 @pytest.mark.parametrize(
@@ -165,4 +172,6 @@ def test_a_config_that_is_refused(change: dict[str, Any], word: str, tmp_path: P
 def test_a_model_that_is_not_on_the_hub(home: Path, tmp_path: Path) -> None:
     with serving({}) as hub:
         check_error(moe("fit", "tiny/nothing", home=home, HF_ENDPOINT=hub.url), 3, "tiny/nothing")
-    check_error(moe("fit", "tiny/nothing", home=home, HF_ENDPOINT="http://127.0.0.1:9"), 4, "can't be reached")
+    hasty = "import cli.patience\ncli.patience.PATIENCE = cli.patience.Patience(unreached=2)"
+    asked = moe("fit", "tiny/nothing", home=home, before=hasty, HF_ENDPOINT="http://127.0.0.1:9")
+    check_error(asked, 4, "can't be reached")

@@ -6,8 +6,6 @@ import json
 import os
 import shlex
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,7 +14,7 @@ from cli import store
 from quant.building import partial_folder
 from quant.checkpoint import INDEX
 from tests.checkpoints import change_json, copy_of, digests
-from tests.command import check_error, moe
+from tests.command import check_error, environment, moe, python
 from tests.conftest import DEMO, FIXTURES, ROOT, Quantized
 
 FUSED = FIXTURES / "qwen3_5_fused"
@@ -75,7 +73,6 @@ def test_verifying_names_all_that_is_damaged(quantized: Quantized, tmp_path: Pat
 KILL = """
 import os, signal, sys
 import cli.sizes
-sys.argv = ["moe", *sys.argv[1:]]
 cli.sizes.show_file = lambda file, sums: os.kill(os.getpid(), signal.SIGKILL)
 from cli.__main__ import main
 main()
@@ -84,10 +81,8 @@ main()
 
 def killed(home: Path, *arguments: str | Path, folder: Path = ROOT) -> None:
     """Run `moe quantize` and kill it when its first file is done."""
-    environment = os.environ | {"MOE_HOME": str(home), "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", KILL, "quantize", *map(str, arguments)]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True)
-    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    done = python(KILL, "quantize", *arguments, environment=environment(home), folder=folder)
+    assert done.returncode == -signal.SIGKILL, done.stderr
 
 
 def test_a_stopped_conversion_is_listed_with_what_goes_on(quantized: Quantized, tmp_path: Path, home: Path) -> None:

@@ -118,7 +118,10 @@ def test_a_stall_is_said_and_got_over(server: Hub, target: Path, data: bytes) ->
     assert target.read_bytes() == data
 
 
-def test_patience_ends_and_what_is_here_is_kept(server: Hub, target: Path, data: bytes) -> None:
+def test_patience_ends_and_what_is_here_is_kept(
+    server: Hub, target: Path, data: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "PATIENCE", Patience(0.6, 2, 2, 3, 0.01))
     server.faults["GET", NAME] = [Fault(cut=30 * PIECE), *[Fault(status=503)] * 99]
     with pytest.raises(AccessError, match="503") as caught:
         fetched(target)

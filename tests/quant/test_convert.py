@@ -24,6 +24,7 @@ from quant.preview import preview
 from quant.recipe import load_recipe
 from quant.verify import verify
 from tests.checkpoints import bf16, change_json, copy_of, digests, header_of, write_safetensors
+from tests.command import python
 from tests.conftest import DEMO, FIXTURES, ROOT, Quantized, quantize
 
 FUSED = FIXTURES / "qwen3_5_fused"
@@ -124,9 +125,8 @@ with Checkpoint.open(Path(sys.argv[1])) as source:
 @pytest.mark.parametrize("pieces", [1, 40, 60, 84])
 def test_a_killed_conversion_resumes_to_identical_bytes(tmp_path: Path, quantized: Quantized, pieces: int) -> None:
     out = tmp_path / FUSED.name
-    command = [sys.executable, "-c", KILL, str(FUSED), str(out), str(pieces)]
-    killed = subprocess.run(command, cwd=ROOT, capture_output=True)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    killed = python(KILL, FUSED, out, str(pieces))
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
     partial = partial_folder(out)
     assert partial.exists()
     assert not out.exists()
@@ -139,13 +139,13 @@ def test_a_killed_conversion_resumes_to_identical_bytes(tmp_path: Path, quantize
 
 def test_another_recipe_does_not_go_on_with_what_is_there(tmp_path: Path, quantized: Quantized) -> None:
     out = tmp_path / FUSED.name
-    subprocess.run([sys.executable, "-c", KILL, str(FUSED), str(out), "60"], cwd=ROOT, capture_output=True)
+    assert python(KILL, FUSED, out, "60").returncode == -signal.SIGKILL
     assert digests(quantize(FUSED, "int8", out)) == digests(quantized(FUSED, "int8"))
 
 
 def test_a_journal_torn_by_a_power_loss(tmp_path: Path, quantized: Quantized) -> None:
     out = tmp_path / FUSED.name
-    subprocess.run([sys.executable, "-c", KILL, str(FUSED), str(out), "60"], cwd=ROOT, capture_output=True)
+    assert python(KILL, FUSED, out, "60").returncode == -signal.SIGKILL
     journal = partial_folder(out) / "journal.jsonl"
     journal.write_bytes(journal.read_bytes()[:-7])
     assert digests(quantize(FUSED, "int4", out)) == digests(quantized(FUSED, "int4"))
@@ -248,9 +248,7 @@ def test_a_disk_that_fills_up(tmp_path: Path) -> None:
         "left = ", "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (90_000, 90_000))\nleft = "
     )
     out = tmp_path / FUSED.name
-    result = subprocess.run(
-        [sys.executable, "-c", script, str(FUSED), str(out), "-1"], cwd=ROOT, capture_output=True, text=True
-    )
+    result = python(script, FUSED, out, "-1")
     assert "ResourceError: no space left" in result.stderr
     assert not out.exists()
     assert not list(partial_folder(out).glob("*.tmp"))

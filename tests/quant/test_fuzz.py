@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import FIXTURES, ROOT, Quantized
+from tests.command import python
+from tests.conftest import FIXTURES, Quantized
 
 FEW = 60  # of each kind
 MANY = {
@@ -24,8 +23,7 @@ STRIDE = 500  # cases of a process
 
 
 def fuzz(kind: str, first: int, count: int, model: Path) -> None:
-    command = [sys.executable, "-m", "tests.fuzz", kind, str(first), str(count), str(model)]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1200)
+    result = python("from tests.fuzz import main; main()", kind, str(first), str(count), model, seconds=1200)
     assert result.returncode == 0, result.stdout + result.stderr
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +26,8 @@ from quant.statistics import PRIOR, Statistics
 from quant.statistics_layout import FACTS, tensors
 from quant.statistics_writer import StatisticsWriter
 from tests.checkpoints import digests, header_of, write_safetensors
-from tests.conftest import FIXTURES, ROOT, Quantized
+from tests.command import python
+from tests.conftest import FIXTURES, Quantized
 from tests.reference_calibration import importance
 
 FUSED = FIXTURES / "qwen3_5_fused"
@@ -297,9 +296,8 @@ calibrated(Path(sys.argv[2]), Path(sys.argv[1]), "int3")
 
 
 def killed(out: Path, file: Path) -> None:
-    command = [sys.executable, "-c", KILL, str(file), str(out), "84"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True)
-    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    done = python(KILL, file, out, "84")
+    assert done.returncode == -signal.SIGKILL, done.stderr
     assert partial_folder(out).exists()
 
 
