@@ -33,7 +33,8 @@ def calibrate(
     The model, int8 or bf16 best, reads a text, and the mean square of each input of each matrix is noted, for
     `moe quantize --stats`: its codes are then chosen by what an error there does to the answers. A layer at a time
     reads all of the text, so that experts beyond memory are read from the drive once; that takes 8 bytes of memory for
-    each token and number of the hidden state (16,384 tokens of 7,168 numbers: 0.9 GB), which --memory includes.
+    each token and number of the hidden state (16,384 tokens of 7,168 numbers: 0.9 GB), which --memory includes. After a
+    stop the same command goes on, at a minute's work or a layer before.
     """
     import hashlib
 
@@ -42,13 +43,12 @@ def calibrate(
     from cli.text_file import read_text
     from cpu_runtime import calibration, plan_for, quality
     from quant.container import open_model
-    from quant.errors import UsageError
-    from quant.statistics_writer import StatisticsWriter
+    from quant.manifest import MANIFEST
+    from quant.statistics_writer import StatisticsWriter, refuse_existing
 
     content, folder = read_text(text), store.find(model)
     target = out or Path(f"{folder.resolve().name}.statistics.safetensors")
-    if target.exists():
-        raise UsageError(f"{target} already exists", hint="delete it, or choose another --out")
+    refuse_existing(target)
     container = open_model(folder)
     manifest, plan = container.manifest, plan_for(container.config, ())
     container.close()
@@ -67,11 +67,16 @@ def calibrate(
             "window": str(window),
         }
         output.say(f"reading {read:,} of {len(ids):,} tokens in {len(cut)} windows of {window}")
-        with (
-            StatisticsWriter(target, plan, facts) as writer,
-            output.progress("calibrating", layers * read, amount=lambda n: f"{n / read:,.1f} layers") as advance,
-        ):
-            seen = calibration.calibrate(engine, cut, writer, advance)
+        reader = hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
+        with StatisticsWriter(target, plan, facts, reader) as writer:
+            done = writer.reached.layers if writer.reached else 0
+            if done:
+                output.say(f"going on after {done} of {layers} layers")
+            bar = output.progress(
+                "calibrating", layers * read, done=done * read, amount=lambda n: f"{n / read:,.1f} layers"
+            )
+            with bar as advance:
+                seen = calibration.calibrate(engine, cut, writer, advance)
     if json:
         output.as_json({"path": str(target), **facts, "tokens": read, "window": window, "experts": asdict(seen)})
         return

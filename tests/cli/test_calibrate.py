@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
 
+from quant.folder_lock import locked
 from tests.checkpoints import copy_of, digests, header_of, write_safetensors
 from tests.command import check_error, moe
 from tests.conftest import DEMO, FIXTURES, Quantized
 from tests.hub_server import serving
 from tests.kills import at_call, finished, start
 
+KEEP_ALL = "import quant.statistics_writer\nquant.statistics_writer.KEEP_SECONDS = 0\n"
 TEXT = "\n".join(f"What is {n} + {m}? {n} + {m} = {n + m}." for n in range(4, 12) for m in range(3, 9))
 
 
@@ -82,6 +85,52 @@ def test_memory_that_is_too_little_for_all_experts(
     none = moe("calibrate", model, *arguments, tmp_path / "none", "--memory", "5M", home=home)
     check_error(none, 5, "of memory are needed", "MiB for the text", "fewer --tokens")
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(("kind", "n"), [("sync", 1), ("sync", 3), ("sync", 8), ("sync", 25), ("name", 1), ("name", 9)])
+def test_a_kill_changes_nothing(
+    statistics: Path, quantized: Quantized, tmp_path: Path, home: Path, kind: str, n: int
+) -> None:
+    arguments = calibrating(statistics, quantized, tmp_path / "s")
+    assert moe(*arguments, home=home, before=KEEP_ALL + at_call(kind, n)).returncode == -signal.SIGKILL
+    assert {path.name for path in tmp_path.iterdir()} == {"s.partial"}
+    made = moe(*arguments, home=home)
+    assert made.returncode == 0, made.stderr
+    assert ("going on after" in made.stderr) == ((kind, n) not in {("sync", 1), ("name", 1)})
+    assert (tmp_path / "s").read_bytes() == statistics.read_bytes()
+    assert {path.name for path in tmp_path.iterdir()} == {"s"}
+
+
+def test_kill_after_kill(statistics: Path, quantized: Quantized, tmp_path: Path, home: Path) -> None:
+    arguments, kills = calibrating(statistics, quantized, tmp_path / "s"), 0
+    while (made := moe(*arguments, home=home, before=KEEP_ALL + at_call("sync", 8))).returncode:
+        assert made.returncode == -signal.SIGKILL, made.stderr
+        kills += 1
+    assert kills == 4, "each has come two layers further, of eight"
+    assert (tmp_path / "s").read_bytes() == statistics.read_bytes()
+
+
+def test_a_kill_after_all_is_done(statistics: Path, quantized: Quantized, tmp_path: Path, home: Path) -> None:
+    arguments = calibrating(statistics, quantized, tmp_path / "s")
+    assert moe(*arguments, home=home, before=KEEP_ALL + at_call("sync", 26)).returncode == -signal.SIGKILL
+    assert (tmp_path / "s").read_bytes() == statistics.read_bytes()
+    check_error(moe(*arguments, home=home), 2, "already exists")
+    assert {path.name for path in tmp_path.iterdir()} == {"s"}
+
+
+def test_one_at_a_time(statistics: Path, quantized: Quantized, tmp_path: Path, home: Path) -> None:
+    (tmp_path / "s.partial").mkdir()
+    (tmp_path / "s.partial" / "notes").write_text("somebody's")
+    arguments = calibrating(statistics, quantized, tmp_path / "s")
+    with locked(tmp_path / "s.partial"):
+        check_error(moe(*arguments, home=home), 2, "another process is already writing")
+    assert moe(*arguments, home=home).returncode == 0
+    assert [path.name for path in (tmp_path / "s.partial").iterdir()] == ["notes"], "not ours to delete"
+
+
+def calibrating(statistics: Path, quantized: Quantized, out: Path) -> list[str | Path]:
+    """The command that has made the statistics, writing others."""
+    return ["calibrate", quantized(DEMO, "int8"), "--text", statistics.parent / "sums.txt", "--ctx", "64", "-o", out]
 
 
 def test_requests_that_can_not_be(
