@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -38,35 +39,34 @@ def calibrate(
     """
     import hashlib
 
-    from cli import store
+    from cli import store, text_file
     from cli.names import is_hub_name
-    from cli.text_file import read_text
     from cpu_runtime import calibration, plan_for, quality
     from quant.container import open_model
     from quant.manifest import MANIFEST
     from quant.statistics_writer import StatisticsWriter, refuse_existing
 
-    content, folder = read_text(text), store.find(model)
+    text_sha256, folder = text_file.checksum(text), store.find(model)
     target = out or Path(f"{folder.resolve().name}.statistics.safetensors")
     refuse_existing(target)
     container = open_model(folder)
     manifest, plan = container.manifest, plan_for(container.config, ())
     container.close()
     hidden = next(dense.shape[1] for dense in plan.dense if dense.role == "embedding")
-    held = calibration.held_bytes(min(tokens + window, len(content.encode())), hidden)
+    held = calibration.held_bytes(min(tokens + window, text.stat().st_size), hidden)
     with _opened(folder, window, threads, memory, held) as engine:
-        ids = engine.tokenizer.encode(content)
+        ids = _ids(engine, text_file.pieces(text), tokens + window)
         cut = quality.windows(ids, window, engine.tokenizer.opening)[: -(-tokens // window)]
         read, layers = len(cut) * window, len(engine.decoder.blocks)
         facts = {
             "model": engine.name,
             "source": manifest["source"]["name"],
             "text": text.name,
-            "text_sha256": hashlib.sha256(content.encode()).hexdigest(),
+            "text_sha256": text_sha256,
             "tokens": str(read),
             "window": str(window),
         }
-        output.say(f"reading {read:,} of {len(ids):,} tokens in {len(cut)} windows of {window}")
+        output.say(f"reading {read:,} tokens in {len(cut)} windows of {window}")
         reader = hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
         with StatisticsWriter(target, plan, facts, reader) as writer:
             done = writer.reached.layers if writer.reached else 0
@@ -87,6 +87,16 @@ def calibrate(
         )
     source = manifest["source"]["name"].partition("@")[0]
     output.say(f"next: moe quantize {source if is_hub_name(source) else 'SOURCE'} --stats {target}")
+
+
+def _ids(engine: Engine, pieces: Iterator[str], count: int) -> list[int]:
+    """At least `count` ids of a text that is so long: a tokenizer takes some 400 bytes for each while it is at work."""
+    ids: list[int] = []
+    for piece in pieces:
+        ids += engine.tokenizer.encode(piece)
+        if len(ids) >= count:
+            break
+    return ids
 
 
 def _opened(folder: Path, window: int, threads: int | None, memory: str | None, held: int) -> Engine:

@@ -61,7 +61,7 @@ def test_what_is_said_of_it(quantized: Quantized, tmp_path: Path, text: Path, ho
     assert made.returncode == 0, made.stderr
     assert made.stdout == f"{tmp_path / 's'}\n"
     for words in (
-        "reading 128 of",
+        "reading 128 tokens",
         "in 4 windows of 32",
         "calibrating: 100% of 8.0 layers",
         "of 128 experts",
@@ -133,6 +133,23 @@ def calibrating(statistics: Path, quantized: Quantized, out: Path) -> list[str |
     return ["calibrate", quantized(DEMO, "int8"), "--text", statistics.parent / "sums.txt", "--ctx", "64", "-o", out]
 
 
+def test_of_a_long_text_what_is_needed_is_read(quantized: Quantized, tmp_path: Path, home: Path) -> None:
+    (tmp_path / "long").write_text((TEXT + "\n") * 2000)
+    before = (
+        "import cpu_runtime.text.tokenizer as t\nreal, left = t.Tokenizer.encode, 1 << 17\n"
+        "def encode(self, text):\n"
+        "    global left\n"
+        "    left -= len(text)\n"
+        "    assert left >= 0, 'more than two pieces of it'\n"
+        "    return real(self, text)\n"
+        "t.Tokenizer.encode = encode\n"
+    )
+    arguments = ["--text", tmp_path / "long", "--tokens", "100", "--ctx", "50", "-o", tmp_path / "s"]
+    made = moe("calibrate", quantized(DEMO, "int8"), *arguments, home=home, before=before)
+    assert made.returncode == 0, made.stderr
+    assert "reading 100 tokens" in made.stderr
+
+
 def test_requests_that_can_not_be(
     quantized: Quantized, statistics: Path, tmp_path: Path, text: Path, home: Path
 ) -> None:
@@ -141,6 +158,8 @@ def test_requests_that_can_not_be(
     check_error(moe("calibrate", model, home=home), 2, "--text")
     check_error(moe("calibrate", "nowhere", "--text", text, "-o", out, home=home), 3, "nowhere")
     check_error(moe("calibrate", model, "--text", tmp_path / "none", "-o", out, home=home), 2, "No such file")
+    (tmp_path / "latin").write_bytes(b"caf\xe9 " * 40)
+    check_error(moe("calibrate", model, "--text", tmp_path / "latin", "-o", out, home=home), 2, "not UTF-8")
     check_error(moe("calibrate", model, "--text", text, "--ctx", "100000", "-o", out, home=home), 2, "--ctx 100000")
     (tmp_path / "short").write_text("short")
     check_error(moe("calibrate", model, "--text", tmp_path / "short", "-o", out, home=home), 2, "less than one window")
