@@ -118,6 +118,17 @@ def test_a_kill_after_all_is_done(statistics: Path, quantized: Quantized, tmp_pa
     assert {path.name for path in tmp_path.iterdir()} == {"s"}
 
 
+def test_a_full_disk(statistics: Path, quantized: Quantized, tmp_path: Path, home: Path) -> None:
+    arguments = calibrating(statistics, quantized, tmp_path / "s")
+    full = "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, ({0}, {0}))\n"
+    for most in (10_000, 300_000):  # the statistics, and what is kept, do not fit
+        failed = moe(*arguments, home=home, before=KEEP_ALL + full.format(most))
+        check_error(failed, 5, "no space left while writing")
+        assert not list(tmp_path.iterdir())
+    assert moe(*arguments, home=home).returncode == 0
+    assert (tmp_path / "s").read_bytes() == statistics.read_bytes()
+
+
 def test_one_at_a_time(statistics: Path, quantized: Quantized, tmp_path: Path, home: Path) -> None:
     (tmp_path / "s.partial").mkdir()
     (tmp_path / "s.partial" / "notes").write_text("somebody's")
