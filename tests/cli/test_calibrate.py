@@ -103,7 +103,7 @@ def test_a_kill_changes_nothing(
 
 def test_kill_after_kill(statistics: Path, quantized: Quantized, tmp_path: Path, home: Path) -> None:
     arguments, kills = calibrating(statistics, quantized, tmp_path / "s"), 0
-    while (made := moe(*arguments, home=home, before=KEEP_ALL + at_call("sync", 8))).returncode:
+    while (made := moe(*arguments, home=home, before=KEEP_ALL + at_call("sync", 6))).returncode:
         assert made.returncode == -signal.SIGKILL, made.stderr
         kills += 1
     assert kills == 4, "each has come two layers further, of eight"
