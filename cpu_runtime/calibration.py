@@ -1,7 +1,8 @@
 """What each matrix of a model reads while the model reads a text: a layer at a time, so that each is read once.
 
 The text is cut into windows as in `quality.py`. The last layer's output for all of them is held, and as much again
-while experts answer: 8 bytes for each token and number of the hidden state.
+while experts answer: 8 bytes for each token and number of the hidden state. The writer keeps it
+on disk too, so that what was stopped goes on after a layer.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from cpu_runtime.engine import Engine
-from cpu_runtime.layers.decoder import Block
+from cpu_runtime.layers.decoder import Block, Decoder
 from cpu_runtime.layers.experts_of_text import ExpertSquares, answer, pieces
 from cpu_runtime.layers.linear import Activations
 from cpu_runtime.layers.moe import MoE
 from cpu_runtime.layers.watched import Watcher
 from quant.errors import CheckpointError
+from quant.statistics_reached import Reached
 from quant.statistics_writer import StatisticsWriter
 
 
@@ -59,7 +61,7 @@ def calibrate(
     out: StatisticsWriter,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> Seen:
-    """Let the model read windows of equal length, and write what its matrices read.
+    """Let the model read windows of equal length, and write what its matrices read; layers that `out` has are left out.
 
     Progress is told in tokens times layers. Raises CheckpointError where numbers are not finite, and what stores of
     experts raise.
@@ -67,10 +69,15 @@ def calibrate(
     for window in windows:
         engine.check(window)
     decoder, size = engine.decoder, len(windows[0])
-    x = np.ascontiguousarray(decoder.embedding(np.array(windows, np.int64).reshape(-1)))
-    squares, tokens = Squares(), []
+    before = out.reached or _nothing(decoder, np.array(windows, np.int64).reshape(-1))
+    if before.hidden.shape != (size * len(windows), decoder.embedding.matrix.cols):
+        raise CheckpointError(
+            f"what was kept of {engine.name} has {list(before.hidden.shape)} hidden states",
+            hint="delete the folder .partial to begin anew",
+        )
+    x, squares, tokens = before.hidden, Squares(), [before.tokens]
     watcher = Watcher.of(engine.model, squares.add)
-    for number, block in enumerate(map(watcher.watched, decoder.blocks)):
+    for number, block in enumerate(map(watcher.watched, decoder.blocks[before.layers :]), before.layers):
         for share in _mix(engine, block, x, size):
             on_progress(int(len(x) * (number + share / 2)))
         if isinstance(block.feed_forward, MoE):
@@ -88,11 +95,17 @@ def calibrate(
                 hint=f"moe show --verify {engine.name} checks its files",
             )
         on_progress(len(x) * (number + 1))
+        out.keep(Reached(number + 1, x, np.concatenate(tokens), before.means | squares.means()))
     head = watcher.name(decoder.head.matrix)
     for some in pieces(len(x), engine.chunk):
         squares.add(head, decoder.norm(x[some]))
-    out.add_dense(squares.means())
-    return _seen(np.concatenate(tokens) if tokens else np.zeros(0, np.int64))
+    out.add_dense(before.means | squares.means())
+    return _seen(np.concatenate(tokens))
+
+
+def _nothing(decoder: Decoder, ids: np.ndarray) -> Reached:
+    """What is known before the first layer: ids [T] i64."""
+    return Reached(0, np.ascontiguousarray(decoder.embedding(ids)), np.zeros(0, np.int64), {})
 
 
 def _mix(engine: Engine, block: Block, x: np.ndarray, size: int) -> Iterator[float]:

@@ -53,8 +53,13 @@ def tensors(plan: Plan) -> dict[str, tuple[str, tuple[int, ...]]]:
     return found
 
 
+def tensor_bytes(dtype: str, shape: tuple[int, ...]) -> int:
+    """The size of one of them."""
+    return DTYPE_BYTES[dtype] * prod(shape)
+
+
 def header(plan: Plan, facts: dict[str, str]) -> bytes:
     """The beginning of the file, up to the first tensor's bytes."""
-    sizes = {name: (dtype, shape, DTYPE_BYTES[dtype] * prod(shape)) for name, (dtype, shape) in tensors(plan).items()}
+    sizes = {name: (*entry, tensor_bytes(*entry)) for name, entry in tensors(plan).items()}
     known = {key: "".join(c if c.isprintable() else "?" for c in value) for key, value in facts.items()}
     return layout.header(sizes, {"format": FORMAT, **known}, align=8)

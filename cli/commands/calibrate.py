@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -33,45 +34,49 @@ def calibrate(
     The model, int8 or bf16 best, reads a text, and the mean square of each input of each matrix is noted, for
     `moe quantize --stats`: its codes are then chosen by what an error there does to the answers. A layer at a time
     reads all of the text, so that experts beyond memory are read from the drive once; that takes 8 bytes of memory for
-    each token and number of the hidden state (16,384 tokens of 7,168 numbers: 0.9 GB), which --memory includes.
+    each token and number of the hidden state (16,384 tokens of 7,168 numbers: 0.9 GB), which --memory includes. After a
+    stop the same command goes on, at a minute's work or a layer before.
     """
     import hashlib
 
-    from cli import store
+    from cli import store, text_file
     from cli.names import is_hub_name
-    from cli.text_file import read_text
     from cpu_runtime import calibration, plan_for, quality
     from quant.container import open_model
-    from quant.errors import UsageError
-    from quant.statistics_writer import StatisticsWriter
+    from quant.manifest import MANIFEST
+    from quant.statistics_writer import StatisticsWriter, refuse_existing
 
-    content, folder = read_text(text), store.find(model)
+    text_sha256, folder = text_file.checksum(text), store.find(model)
     target = out or Path(f"{folder.resolve().name}.statistics.safetensors")
-    if target.exists():
-        raise UsageError(f"{target} already exists", hint="delete it, or choose another --out")
+    refuse_existing(target)
     container = open_model(folder)
     manifest, plan = container.manifest, plan_for(container.config, ())
     container.close()
     hidden = next(dense.shape[1] for dense in plan.dense if dense.role == "embedding")
-    held = calibration.held_bytes(min(tokens + window, len(content.encode())), hidden)
+    held = calibration.held_bytes(min(tokens + window, text.stat().st_size), hidden)
     with _opened(folder, window, threads, memory, held) as engine:
-        ids = engine.tokenizer.encode(content)
+        ids = _ids(engine, text_file.pieces(text), tokens + window)
         cut = quality.windows(ids, window, engine.tokenizer.opening)[: -(-tokens // window)]
         read, layers = len(cut) * window, len(engine.decoder.blocks)
         facts = {
             "model": engine.name,
             "source": manifest["source"]["name"],
             "text": text.name,
-            "text_sha256": hashlib.sha256(content.encode()).hexdigest(),
+            "text_sha256": text_sha256,
             "tokens": str(read),
             "window": str(window),
         }
-        output.say(f"reading {read:,} of {len(ids):,} tokens in {len(cut)} windows of {window}")
-        with (
-            StatisticsWriter(target, plan, facts) as writer,
-            output.progress("calibrating", layers * read, amount=lambda n: f"{n / read:,.1f} layers") as advance,
-        ):
-            seen = calibration.calibrate(engine, cut, writer, advance)
+        output.say(f"reading {read:,} tokens in {len(cut)} windows of {window}")
+        reader = hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
+        with StatisticsWriter(target, plan, facts, reader) as writer:
+            done = writer.reached.layers if writer.reached else 0
+            if done:
+                output.say(f"going on after {done} of {layers} layers")
+            bar = output.progress(
+                "calibrating", layers * read, done=done * read, amount=lambda n: f"{n / read:,.1f} layers"
+            )
+            with bar as advance:
+                seen = calibration.calibrate(engine, cut, writer, advance)
     if json:
         output.as_json({"path": str(target), **facts, "tokens": read, "window": window, "experts": asdict(seen)})
         return
@@ -82,6 +87,16 @@ def calibrate(
         )
     source = manifest["source"]["name"].partition("@")[0]
     output.say(f"next: moe quantize {source if is_hub_name(source) else 'SOURCE'} --stats {target}")
+
+
+def _ids(engine: Engine, pieces: Iterator[str], count: int) -> list[int]:
+    """At least `count` ids of a text that is so long: a tokenizer takes some 400 bytes for each while it is at work."""
+    ids: list[int] = []
+    for piece in pieces:
+        ids += engine.tokenizer.encode(piece)
+        if len(ids) >= count:
+            break
+    return ids
 
 
 def _opened(folder: Path, window: int, threads: int | None, memory: str | None, held: int) -> Engine:

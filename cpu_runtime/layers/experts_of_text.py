@@ -9,7 +9,7 @@ import numpy as np
 from cpu_runtime.experts.store import Group
 from cpu_runtime.kernels.experts import swiglu
 from cpu_runtime.layers.linear import Activations
-from cpu_runtime.layers.moe import MoE, Product, ask
+from cpu_runtime.layers.moe import MoE, Product
 from cpu_runtime.layers.norm import RMSNorm
 from quant.layout import RecordPart
 
@@ -52,23 +52,23 @@ def answer(moe: MoE, norm: RMSNorm, x: np.ndarray, chunk: int, found: ExpertSqua
         experts[some], weights[some] = moe.router(inputs)
         if moe.shared is not None:
             out[some] = moe.shared(inputs)
-    asked, numbers = ask(moe.store, moe.layer, experts), np.unique(experts)
-    order = np.argsort(asked.which, kind="stable")
-    starts = np.searchsorted(asked.which[order], np.arange(numbers.size + 1))
+    order, parts = np.argsort(experts.reshape(-1), kind="stable"), moe.store.records(moe.layer).parts
+    numbers, uses = np.unique(experts, return_counts=True)
     done = 0
-    for group in asked.groups:
-        for member, slot in zip(group.members, group.slots, strict=True):
-            mine, expert = order[starts[member] : starts[member + 1]], int(numbers[member])
-            alone = Group(group.records, np.zeros(1, np.int32), np.array([slot], np.int32))
+    # One is asked for at a time: of several, those that came first would be added first, in one run not as in another.
+    # What that takes is the time in which one is read, beside that in which it answers to hundreds of tokens.
+    for at, expert in enumerate(numbers.tolist()):
+        mine = order[done : done + uses[at]]
+        for alone in moe.store.fetch(moe.layer, numbers[at : at + 1], uses[at : at + 1], tokens):
             for some in pieces(mine.size, chunk):
                 pairs = mine[some]
                 rows = pairs // moe.active
                 inputs = Activations.normed(norm, x[rows])
-                answers = _answers(alone, asked.parts, inputs, expert, found)
+                answers = _answers(alone, parts, inputs, expert, found)
                 out[rows] += weights.reshape(-1)[pairs, None] * answers[:, : x.shape[1]]
-            found.tokens[expert] = mine.size
-            done += mine.size
-            yield done / order.size
+        found.tokens[expert] = mine.size
+        done += mine.size
+        yield done / order.size
     x += out
 
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
 
+from quant.folder_lock import locked
 from tests.checkpoints import copy_of, digests, header_of, write_safetensors
 from tests.command import check_error, moe
 from tests.conftest import DEMO, FIXTURES, Quantized
 from tests.hub_server import serving
 from tests.kills import at_call, finished, start
 
+KEEP_ALL = "import quant.statistics_writer\nquant.statistics_writer.KEEP_SECONDS = 0\n"
 TEXT = "\n".join(f"What is {n} + {m}? {n} + {m} = {n + m}." for n in range(4, 12) for m in range(3, 9))
 
 
@@ -58,7 +61,7 @@ def test_what_is_said_of_it(quantized: Quantized, tmp_path: Path, text: Path, ho
     assert made.returncode == 0, made.stderr
     assert made.stdout == f"{tmp_path / 's'}\n"
     for words in (
-        "reading 128 of",
+        "reading 128 tokens",
         "in 4 windows of 32",
         "calibrating: 100% of 8.0 layers",
         "of 128 experts",
@@ -84,6 +87,80 @@ def test_memory_that_is_too_little_for_all_experts(
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.parametrize(("kind", "n"), [("sync", 1), ("sync", 3), ("sync", 8), ("sync", 25), ("name", 1), ("name", 9)])
+def test_a_kill_changes_nothing(
+    statistics: Path, quantized: Quantized, tmp_path: Path, home: Path, kind: str, n: int
+) -> None:
+    arguments = calibrating(statistics, quantized, tmp_path / "s")
+    assert moe(*arguments, home=home, before=KEEP_ALL + at_call(kind, n)).returncode == -signal.SIGKILL
+    assert {path.name for path in tmp_path.iterdir()} == {"s.partial"}
+    made = moe(*arguments, home=home)
+    assert made.returncode == 0, made.stderr
+    assert ("going on after" in made.stderr) == ((kind, n) not in {("sync", 1), ("name", 1)})
+    assert (tmp_path / "s").read_bytes() == statistics.read_bytes()
+    assert {path.name for path in tmp_path.iterdir()} == {"s"}
+
+
+def test_kill_after_kill(statistics: Path, quantized: Quantized, tmp_path: Path, home: Path) -> None:
+    arguments, kills = calibrating(statistics, quantized, tmp_path / "s"), 0
+    while (made := moe(*arguments, home=home, before=KEEP_ALL + at_call("sync", 6))).returncode:
+        assert made.returncode == -signal.SIGKILL, made.stderr
+        kills += 1
+    assert kills == 4, "each has come two layers further, of eight"
+    assert (tmp_path / "s").read_bytes() == statistics.read_bytes()
+
+
+def test_a_kill_after_all_is_done(statistics: Path, quantized: Quantized, tmp_path: Path, home: Path) -> None:
+    arguments = calibrating(statistics, quantized, tmp_path / "s")
+    assert moe(*arguments, home=home, before=KEEP_ALL + at_call("sync", 26)).returncode == -signal.SIGKILL
+    assert (tmp_path / "s").read_bytes() == statistics.read_bytes()
+    check_error(moe(*arguments, home=home), 2, "already exists")
+    assert {path.name for path in tmp_path.iterdir()} == {"s"}
+
+
+def test_a_full_disk(statistics: Path, quantized: Quantized, tmp_path: Path, home: Path) -> None:
+    arguments = calibrating(statistics, quantized, tmp_path / "s")
+    full = "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, ({0}, {0}))\n"
+    for most in (10_000, 300_000):  # the statistics, and what is kept, do not fit
+        failed = moe(*arguments, home=home, before=KEEP_ALL + full.format(most))
+        check_error(failed, 5, "no space left while writing")
+        assert not list(tmp_path.iterdir())
+    assert moe(*arguments, home=home).returncode == 0
+    assert (tmp_path / "s").read_bytes() == statistics.read_bytes()
+
+
+def test_one_at_a_time(statistics: Path, quantized: Quantized, tmp_path: Path, home: Path) -> None:
+    (tmp_path / "s.partial").mkdir()
+    (tmp_path / "s.partial" / "notes").write_text("somebody's")
+    arguments = calibrating(statistics, quantized, tmp_path / "s")
+    with locked(tmp_path / "s.partial"):
+        check_error(moe(*arguments, home=home), 2, "another process is already writing")
+    assert moe(*arguments, home=home).returncode == 0
+    assert [path.name for path in (tmp_path / "s.partial").iterdir()] == ["notes"], "not ours to delete"
+
+
+def calibrating(statistics: Path, quantized: Quantized, out: Path) -> list[str | Path]:
+    """The command that has made the statistics, writing others."""
+    return ["calibrate", quantized(DEMO, "int8"), "--text", statistics.parent / "sums.txt", "--ctx", "64", "-o", out]
+
+
+def test_of_a_long_text_what_is_needed_is_read(quantized: Quantized, tmp_path: Path, home: Path) -> None:
+    (tmp_path / "long").write_text((TEXT + "\n") * 2000)
+    before = (
+        "import cpu_runtime.text.tokenizer as t\nreal, left = t.Tokenizer.encode, 1 << 17\n"
+        "def encode(self, text):\n"
+        "    global left\n"
+        "    left -= len(text)\n"
+        "    assert left >= 0, 'more than two pieces of it'\n"
+        "    return real(self, text)\n"
+        "t.Tokenizer.encode = encode\n"
+    )
+    arguments = ["--text", tmp_path / "long", "--tokens", "100", "--ctx", "50", "-o", tmp_path / "s"]
+    made = moe("calibrate", quantized(DEMO, "int8"), *arguments, home=home, before=before)
+    assert made.returncode == 0, made.stderr
+    assert "reading 100 tokens" in made.stderr
+
+
 def test_requests_that_can_not_be(
     quantized: Quantized, statistics: Path, tmp_path: Path, text: Path, home: Path
 ) -> None:
@@ -92,6 +169,8 @@ def test_requests_that_can_not_be(
     check_error(moe("calibrate", model, home=home), 2, "--text")
     check_error(moe("calibrate", "nowhere", "--text", text, "-o", out, home=home), 3, "nowhere")
     check_error(moe("calibrate", model, "--text", tmp_path / "none", "-o", out, home=home), 2, "No such file")
+    (tmp_path / "latin").write_bytes(b"caf\xe9 " * 40)
+    check_error(moe("calibrate", model, "--text", tmp_path / "latin", "-o", out, home=home), 2, "not UTF-8")
     check_error(moe("calibrate", model, "--text", text, "--ctx", "100000", "-o", out, home=home), 2, "--ctx 100000")
     (tmp_path / "short").write_text("short")
     check_error(moe("calibrate", model, "--text", tmp_path / "short", "-o", out, home=home), 2, "less than one window")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import quant.statistics_writer
 from cpu_runtime import Engine, plan_for, quality
 from cpu_runtime.calibration import Seen, calibrate, held_bytes
 from cpu_runtime.experts.streamed import StreamedExperts
@@ -25,11 +26,17 @@ from tests.recordings import CHECKPOINTS
 CLOSE = {"rtol": 2e-3, "atol": 1e-6}  # shares are fp16, and float32 sums are taken in another order
 
 
-def collected(engine: Engine, windows: Sequence[Sequence[int]], path: Path) -> Seen:
+def collected(
+    engine: Engine,
+    windows: Sequence[Sequence[int]],
+    path: Path,
+    on_progress: Callable[[int], None] = lambda done: None,
+    text: str = "1",
+) -> Seen:
     """Statistics of these windows, written."""
     plan = plan_for(engine.config, ())
-    with StatisticsWriter(path, plan, dict.fromkeys(FACTS, "1")) as out:
-        return calibrate(engine, windows, out)
+    with StatisticsWriter(path, plan, dict.fromkeys(FACTS, "1") | {"text": text}) as out:
+        return calibrate(engine, windows, out, on_progress)
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
@@ -93,11 +100,10 @@ def test_pieces_and_streamed_experts_change_nothing(quantized: Quantized, tmp_pa
         collected(engine, windows, tmp_path / "streamed")
         assert engine.store.statistics.hits == 0, "a layer's experts are read once, whatever the text's length"
         plain.close()
-    whole = read(tmp_path / "whole")
-    for other in ("pieces", "streamed"):
-        found = read(tmp_path / other)
-        for name, values in whole.items():
-            np.testing.assert_allclose(found[name], values, rtol=0.02, atol=1e-3 * float(values.max()), err_msg=name)
+    assert (tmp_path / "streamed").read_bytes() == (tmp_path / "pieces").read_bytes()
+    whole, found = read(tmp_path / "whole"), read(tmp_path / "pieces")
+    for name, values in whole.items():
+        np.testing.assert_allclose(found[name], values, rtol=0.02, atol=1e-3 * float(values.max()), err_msg=name)
 
 
 def test_memory_is_what_is_said(quantized: Quantized, tmp_path: Path) -> None:
@@ -116,6 +122,47 @@ def test_memory_is_what_is_said(quantized: Quantized, tmp_path: Path) -> None:
             (tmp_path / "s").unlink()
     further = held_bytes(180 * 64, hidden)
     assert 0.9 * further < peaks[1] - peaks[0] < 1.25 * further, "ids and routes are small beside hidden states"
+
+
+def stopped(engine: Engine, windows: Sequence[Sequence[int]], path: Path, layer: int) -> None:
+    """The same, broken off in a layer, as a kill would."""
+
+    def stop(done: int) -> None:
+        if done > layer * len(windows) * len(windows[0]):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        collected(engine, windows, path, stop)
+
+
+@pytest.mark.parametrize("name", ["demo", "deepseek_v3_fp8"])  # one begins with a layer without experts
+def test_what_was_stopped_goes_on_after_the_last_layer_kept(
+    quantized: Quantized, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    with Engine.open(quantized(DEMO if name == "demo" else FIXTURES / name, "bf16"), context=32) as engine:
+        windows = windows_of(engine, 3, 20)
+        seen, layers = collected(engine, windows, tmp_path / "whole"), len(engine.decoder.blocks)
+        monkeypatch.setattr(quant.statistics_writer, "KEEP_SECONDS", 0)
+        for layer in range(1, layers):
+            stopped(engine, windows, tmp_path / "s", layer)
+            told: list[int] = []
+            if layer == layers - 1:
+                assert collected(engine, windows, tmp_path / "s", told.append) == seen
+                assert told[0] > 60 * layer, "layers that were kept are not computed again"
+        assert (tmp_path / "s").read_bytes() == (tmp_path / "whole").read_bytes()
+        assert not (tmp_path / "s.partial").exists()
+
+        stopped(engine, windows, tmp_path / "other", 2)
+        told.clear()
+        collected(engine, windows, tmp_path / "other", told.append, text="another")
+        assert told[0] < 60, "what was kept of another text is of no use"
+
+        stopped(engine, windows, tmp_path / "damaged", 2)
+        kept = tmp_path / "damaged.partial" / "reached.safetensors"
+        kept.write_bytes(kept.read_bytes()[:-8])
+        with pytest.raises(CheckpointError, match="is not what calibrating keeps") as error:
+            collected(engine, windows, tmp_path / "damaged")
+        assert str(kept.parent) in str(error.value.hint)
 
 
 def test_what_can_not_be_calibrated(quantized: Quantized, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

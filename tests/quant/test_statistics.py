@@ -124,7 +124,7 @@ def test_a_file_that_was_not_finished_is_not_there(tmp_path: Path, plan: Plan) -
     with pytest.raises(AssertionError, match="tensors are missing"), StatisticsWriter(tmp_path / "s", plan, facts):
         pass
     with pytest.raises(ResourceError, match="nowhere"):
-        StatisticsWriter(tmp_path / "nowhere" / "s", plan, facts)
+        StatisticsWriter(tmp_path / "nowhere" / "s", plan, facts).__enter__()
 
 
 def _nothing(plan: Plan) -> tuple[np.ndarray, dict[str, np.ndarray]]:
