@@ -19,7 +19,7 @@ from cpu_runtime.kernels.vectors import Vector, length, load_i8, operation, type
 from quant.formats import PLACES, STRIP
 from quant.jit import inner
 
-_PAIR = 2 * STRIP // 2  # bytes of a vector of two rows, a lane each
+_PAIR = STRIP  # bytes of two rows, a lane of a vector each
 
 
 def _quad_meaning(a: np.ndarray, b: np.ndarray, c: np.ndarray, d: np.ndarray, j: int) -> np.ndarray:
