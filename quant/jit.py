@@ -43,6 +43,12 @@ def _cache_dir() -> Path:
 if not os.environ.get("NUMBA_CACHE_DIR"):  # read when numba is imported, so it must be set before
     os.environ["NUMBA_CACHE_DIR"] = str(_cache_dir())
 
+# How often GNU OpenMP looks for work before it sleeps; it reads this when it is loaded. Some 25 us outlast the time
+# between two kernels. By default it is milliseconds, which beside other busy programs are taken from the very thread
+# that is waited for: a token every second, where this gives fifteen.
+if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & set(os.environ):
+    os.environ["GOMP_SPINCOUNT"] = "1000"
+
 import numba  # noqa: E402
 
 # Not `nnan` or `ninf`: masks are -inf, and a softmax that may assume there is none is wrong. Not `arcp` or `afn`: they
