@@ -13,6 +13,7 @@ from cli.part_file import durable_bytes
 from cli.pull_plan import PullPlan
 from cli.transfer import download
 from quant.building import building, partial_folder, refuse_existing, tidy
+from quant.checksums import sha256
 from quant.container import open_model
 from quant.errors import CheckpointError
 from quant.journal import Journal
@@ -37,7 +38,7 @@ class ReadyMade:
             file = repository.files.get(name)
             if file is None:
                 raise CheckpointError(f"{repository.name}: {MANIFEST} names {name}, which the repository does not hold")
-            announced = file.sha256 or (_sha256(folder / name) if (folder / name).exists() else entry["sha256"])
+            announced = file.sha256 or (sha256(folder / name) if (folder / name).exists() else entry["sha256"])
             if (file.size, announced) != (entry["bytes"], entry["sha256"]):
                 raise self._other(name)
         fault = seal_fault((folder / MANIFEST).read_bytes(), manifest)
@@ -105,7 +106,7 @@ class ReadyMade:
                 for file in files:
                     download(self._repository, file, partial / file.name, self._meter)
                     # The Hub's SHA-256 is the manifest's; what it knows by a git id alone has not been compared yet.
-                    if file.sha256 is None and _sha256(partial / file.name) != self._entries[file.name]["sha256"]:
+                    if file.sha256 is None and sha256(partial / file.name) != self._entries[file.name]["sha256"]:
                         (partial / file.name).unlink()
                         raise self._other(file.name)
             small = [name for name in self._entries if (self._folder / name).exists()]
@@ -118,8 +119,3 @@ class ReadyMade:
     def conversion(self) -> dict[str, Any]:
         """None is made: that was done before the upload."""
         return {}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from quant.checksums import sha256
 from quant.errors import UsageError
 
 _PIECE = 1 << 16  # characters
@@ -50,8 +50,7 @@ def pieces(path: Path) -> Iterator[str]:
 def checksum(path: Path) -> str:
     """SHA-256 of the file; raises UsageError where it is missing."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256(path)
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from error
 

@@ -1,9 +1,17 @@
-"""CRC-32 of each stretch of a file: what names the record or tensor that is damaged, where a file's SHA-256 differs."""
+"""A file's SHA-256, and CRC-32 of each stretch of it, which names the record or tensor that is damaged."""
 
 from __future__ import annotations
 
+import hashlib
 import zlib
 from collections.abc import Iterable
+from pathlib import Path
+
+
+def sha256(path: Path) -> str:
+    """Of a whole file, in hex; raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Checksums:

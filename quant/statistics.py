@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from functools import cache
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from quant.checksums import sha256
 from quant.errors import CheckpointError, UsageError
 from quant.plan import Plan
 from quant.safetensors_file import TensorInfo, read_header
@@ -43,7 +43,7 @@ class Statistics:
         self.calibration: dict[str, Any] = {
             **{key: metadata[key] for key in ("model", "text", "text_sha256")},
             "tokens": self._tokens,
-            "statistics_sha256": _sha256(path),
+            "statistics_sha256": sha256(path),
         }
         self._of_layer = cache(self._read_layer)
 
@@ -120,11 +120,6 @@ class Statistics:
 def _row(info: TensorInfo, row: int) -> tuple[int, int]:
     size = info.bytes // info.shape[0]
     return size, info.offset + row * size
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def is_calibration(entry: Any) -> bool:

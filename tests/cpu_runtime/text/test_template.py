@@ -36,12 +36,12 @@ HOSTILE = {
 
 @pytest.mark.parametrize("what", HOSTILE)
 def test_a_hostile_template_is_refused_soon(what: str) -> None:
-    start = time.process_time()
+    start = time.monotonic()
     with pytest.raises(CheckpointError) as caught:
         ChatTemplate(HOSTILE[what], "chat_template.jinja").render(messages=MESSAGES)
     assert "chat_template.jinja" in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert time.process_time() - start < 20  # it is stopped at 4 s of its own time
+    assert time.monotonic() - start < 20  # it is stopped at 4 s of its own time
 
 
 def test_a_template_may_refuse_its_messages() -> None:
