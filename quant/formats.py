@@ -148,14 +148,14 @@ class Q4(Coded):
     """4-bit codes into one of four books, s of 6 bits."""
 
     name, id = "q4", 3
-    books, book_bits, exponent, code_lines, segment = Q4_BOOKS, 2, 12, 8, SEGMENT
+    books, book_bits, exponent, code_lines, segment = Q4_BOOKS, 2, 10, 8, SEGMENT
 
 
 class Q4C(Coded):
     """q4 with groups of 32 inputs, so that blocks are of 128, and one D a row: 4.25 bits a weight."""
 
     name, id = "q4c", 8
-    books, book_bits, exponent, code_lines, group = Q4C_BOOKS, 2, 12, 16, 32
+    books, book_bits, exponent, code_lines, group = Q4C_BOOKS, 2, 10, 16, 32
 
 
 class Q3(Coded):
@@ -166,7 +166,7 @@ class Q3(Coded):
     """
 
     name, id = "q3", 5
-    books, book_bits, exponent, code_lines, segment = Q3_BOOKS, 3, 12, 6, SEGMENT
+    books, book_bits, exponent, code_lines, segment = Q3_BOOKS, 3, 10, 6, SEGMENT
 
     def _codes(self, lines: np.ndarray) -> np.ndarray:
         eights = lines.reshape(*lines.shape[:2], -1, 3, 2, STRIP // 2)

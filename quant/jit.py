@@ -73,7 +73,7 @@ def inner(function: Callable[..., Any]) -> Any:
     Never kept on disk by itself: what is loaded from there can't be inlined any more, so that two kernels compiled on
     different days would round differently, and run at different speeds.
     """
-    return numba.njit(function, **{**_OPTIONS, "cache": False})
+    return numba.njit(function, **{**_OPTIONS, "cache": False, "forceinline": True})
 
 
 def parallel_kernel(function: Callable[..., Any]) -> Any:

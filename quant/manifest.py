@@ -11,7 +11,7 @@ from quant.checkpoint import Checkpoint
 from quant.plan import Plan
 from quant.recipe import Recipe
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MANIFEST = "manifest.json"
 SEAL = "sha256"  # the manifest's last key
 _NO_SEAL = "0" * 64

@@ -31,7 +31,7 @@ def q4_weight(tile: bytes, cols: int, row: int, col: int) -> float:
     meta = tile[block + 16 * group + row]
     scale = meta >> 2 if meta < 128 else (meta >> 2) - 64
     code = strip_code(tile, block + 64 + 256 * (col % 64 // 32), row, col)
-    return half(tile, col // 512 * 32 + 2 * row) / 4096 * scale * float(Q4_BOOKS[meta & 3, code])
+    return half(tile, col // 512 * 32 + 2 * row) / 1024 * scale * float(Q4_BOOKS[meta & 3, code])
 
 
 def signed(byte: int) -> int:
@@ -43,7 +43,7 @@ def q4c_weight(tile: bytes, cols: int, row: int, col: int) -> float:
     block = 64 + col // 128 * 1088
     meta = signed(tile[block + 16 * (col % 128 // 32) + row])
     code = strip_code(tile, block + 64 + 256 * (col % 128 // 32), row, col)
-    return half(tile, 2 * row) / 4096 * (meta >> 2) * float(Q4C_BOOKS[meta & 3, code])
+    return half(tile, 2 * row) / 1024 * (meta >> 2) * float(Q4C_BOOKS[meta & 3, code])
 
 
 def q3_weight(tile: bytes, cols: int, row: int, col: int) -> float:
@@ -57,7 +57,7 @@ def q3_weight(tile: bytes, cols: int, row: int, col: int) -> float:
         code = tile[eight + 16 * place + col % 16] >> high & 7
     else:
         code = sum((tile[eight + 16 * (place - 6 + 2 * n) + col % 16] >> high >> 3 & 1) << n for n in range(3))
-    return half(tile, col // 512 * 32 + 2 * row) / 4096 * (meta >> 3) * float(Q3_BOOKS[meta & 7, code])
+    return half(tile, col // 512 * 32 + 2 * row) / 1024 * (meta >> 3) * float(Q3_BOOKS[meta & 7, code])
 
 
 def q5_weight(tile: bytes, cols: int, row: int, col: int) -> float:

@@ -6,7 +6,8 @@ import numpy as np
 
 from cpu_runtime.kernels.exponential import silu
 from cpu_runtime.kernels.share import new_counter, take_stretch
-from cpu_runtime.kernels.tile import READS_INT8, tile_product
+from cpu_runtime.kernels.tile import new_room, tile_product
+from cpu_runtime.kernels.tile_single import READS_INT8
 from cpu_runtime.kernels.vectors import read_only
 from quant.formats import BLOCK, FORMATS, ROWS, tiles
 from quant.jit import inner, parallel_kernel, prange, threads
@@ -62,7 +63,7 @@ def _share(
     x, q, wide, scale, sums, tokens, out,
 ):  # fmt: skip
     """One thread's tiles, of one expert after another."""
-    items = slots.size * n_tiles
+    items, room = slots.size * n_tiles, new_room()
     while True:
         item, last = take_stretch(counter, items, tile_bytes, n_threads)
         if item >= items:
@@ -71,25 +72,25 @@ def _share(
             g, n = i // n_tiles, i % n_tiles
             at = np.int64(slots[g]) * w.shape[1] + offset + n * tile_bytes
             tile_product(
-                format_id, w, at, blocks, x, q, wide, scale, sums, tokens, starts[g], starts[g + 1], out, ROWS * n
-            )
+                format_id, w, at, blocks, x, q, wide, scale, sums, tokens, starts[g], starts[g + 1], out, ROWS * n, room
+            )  # fmt: skip
 
 
 @parallel_kernel
-def swiglu(gate, up, out):
-    """out = silu(gate) * up; out may be gate.
+def swiglu(gate, up):
+    """gate = silu(gate) * up, in place: a third array might be either, and the loop would not become vector code.
 
-    Shapes: gate, up, out [T, I] f32
+    Shapes: gate, up [T, I] f32
     """
     for t in prange(gate.shape[0]):
-        swiglu_row(gate[t], up[t], out[t])
+        swiglu_row(gate[t], up[t])
 
 
 @inner
-def swiglu_row(gate, up, out):
+def swiglu_row(gate, up):
     """The same for one row."""
-    for i in range(out.size):
-        out[i] = silu(gate[i]) * up[i]
+    for i in range(gate.size):
+        gate[i] = silu(gate[i]) * up[i]
 
 
 @parallel_kernel

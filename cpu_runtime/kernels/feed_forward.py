@@ -12,48 +12,42 @@ import numpy as np
 from cpu_runtime.kernels.activations import GROUP, quantize_group
 from cpu_runtime.kernels.experts import swiglu_row
 from cpu_runtime.kernels.share import new_counter, take_stretch
-from cpu_runtime.kernels.tile import READS_INT8, tile_product
+from cpu_runtime.kernels.tile_single import LOWEST_INT8, single_product
 from cpu_runtime.kernels.vectors import read_only
 from quant.formats import BLOCK, ROWS
 from quant.jit import inner, parallel_kernel, prange, threads
 
 _TILES = GROUP // ROWS  # whose rows make one group of hidden numbers
-_LOWEST_INT8 = min(READS_INT8)
 
 
-def feed_forward(ids, offsets, tile_bytes, n_tiles, gate, up, down, slots, members, x, q, wide, scale, sums, out):
+def feed_forward(ids, offsets, tile_bytes, n_tiles, gate, up, down, slots, members, x, q, scale, sums, out):
     """out[members[g]] = what network g answers to the one token.
 
     Triples of gate, up and down: format ids, where in a row a matrix begins, bytes of a tile, tiles
     Shapes: gate, up, down [n, bytes] u8, network g's matrices in row slots[g] · slots, members [G] i32
-            x, q, wide, scale, sums: one token's, as in tile.py · out [more than any member, whole tiles of D] f32
+            x, q, scale, sums: one token's, as in tile.py · out [more than any member, whole tiles of D] f32
     """
-    _feed_forward(
-        threads(), ids, offsets, tile_bytes, n_tiles, gate, up, down, slots, members, x, q, wide, scale, sums, out
-    )
+    _feed_forward(threads(), ids, offsets, tile_bytes, n_tiles, gate, up, down, slots, members, x, q, scale, sums, out)
 
 
 @parallel_kernel
-def _feed_forward(
-    n_threads, ids, offsets, tile_bytes, n_tiles, gate, up, down, slots, members, x, q, wide, scale, sums, out
-):
+def _feed_forward(n_threads, ids, offsets, tile_bytes, n_tiles, gate, up, down, slots, members, x, q, scale, sums, out):
     gate_w, up_w, down_w = read_only(gate), read_only(up), read_only(down)
     networks = slots.size
     width = (n_tiles[0] * ROWS + BLOCK - 1) // BLOCK * BLOCK
     gated, raised = _zeros(networks, width), _zeros(networks, width)
     hidden_q, hidden_scale = np.empty((networks, width), np.int8), np.empty((networks, width // GROUP), np.float32)
-    hidden_sums = np.empty((networks, width // 16), np.int32)
-    token, hidden_of = _rows_read(members, out.shape[0])
+    hidden_sums = np.empty((networks, width // 16, 2), np.int16)
     first, second = new_counter(), new_counter()
     for _ in prange(n_threads):
         _hidden(
-            first, n_threads, ids, offsets, tile_bytes, n_tiles[0], gate_w, up_w, slots, token, x, q, wide, scale, sums,
+            first, n_threads, ids, offsets, tile_bytes, n_tiles[0], gate_w, up_w, slots, x, q, scale, sums,
             gated, raised, hidden_q, hidden_scale, hidden_sums,
         )  # fmt: skip
     for _ in prange(n_threads):
         _answers(
-            second, n_threads, ids[2], offsets[2], tile_bytes[2], n_tiles[2], down_w, slots, members, hidden_of,
-            gated, hidden_q, wide, hidden_scale, hidden_sums, out,
+            second, n_threads, ids[2], offsets[2], tile_bytes[2], n_tiles[2], down_w, slots, members,
+            gated, hidden_q, hidden_scale, hidden_sums, out,
         )  # fmt: skip
 
 
@@ -64,17 +58,8 @@ def _zeros(rows, cols):
 
 
 @inner
-def _rows_read(members, answers):
-    """(the token that each network sees: the only one; the hidden row that answer members[g] is made of: g)."""
-    hidden_of = np.zeros(answers, np.int32)
-    for g in range(members.size):
-        hidden_of[members[g]] = g
-    return np.zeros(members.size, np.int32), hidden_of
-
-
-@inner
 def _hidden(
-    counter, n_threads, ids, offsets, tile_bytes, n_tiles, gate, up, slots, token, x, q, wide, scale, sums,
+    counter, n_threads, ids, offsets, tile_bytes, n_tiles, gate, up, slots, x, q, scale, sums,
     gated, raised, hidden_q, hidden_scale, hidden_sums,
 ):  # fmt: skip
     """One thread's groups of 32 hidden numbers, a stretch of one network at a time."""
@@ -92,21 +77,21 @@ def _hidden(
             up_at = np.int64(slots[g]) * up.shape[1] + offsets[1]
             for n in range(_TILES * first, min(_TILES * last, n_tiles)):
                 at = gate_at + n * tile_bytes[0]
-                tile_product(ids[0], gate, at, blocks, x, q, wide, scale, sums, token, g, g + 1, gated, ROWS * n)
+                single_product(ids[0], gate, at, blocks, x, q, scale, sums, 0, gated, g * gated.shape[1] + ROWS * n)
             for n in range(_TILES * first, min(_TILES * last, n_tiles)):
                 at = up_at + n * tile_bytes[1]
-                tile_product(ids[1], up, at, blocks, x, q, wide, scale, sums, token, g, g + 1, raised, ROWS * n)
+                single_product(ids[1], up, at, blocks, x, q, scale, sums, 0, raised, g * raised.shape[1] + ROWS * n)
             some = slice(GROUP * first, GROUP * last)
-            swiglu_row(gated[g, some], raised[g, some], gated[g, some])
-            if ids[2] >= _LOWEST_INT8:
+            swiglu_row(gated[g, some], raised[g, some])
+            if ids[2] >= LOWEST_INT8:
                 for group in range(first, last):
                     quantize_group(gated[g], group, hidden_q[g], hidden_scale[g], hidden_sums[g])
 
 
 @inner
 def _answers(
-    counter, n_threads, format_id, offset, tile_bytes, n_tiles, down, slots, members, hidden_of,
-    x, q, wide, scale, sums, out,
+    counter, n_threads, format_id, offset, tile_bytes, n_tiles, down, slots, members,
+    x, q, scale, sums, out,
 ):  # fmt: skip
     """One thread's tiles of down."""
     blocks, items = x.shape[1] // BLOCK, slots.size * n_tiles
@@ -116,5 +101,6 @@ def _answers(
             break
         for i in range(item, last):
             g, n = i // n_tiles, i % n_tiles
-            at, p = np.int64(slots[g]) * down.shape[1] + offset + n * tile_bytes, members[g]
-            tile_product(format_id, down, at, blocks, x, q, wide, scale, sums, hidden_of, p, p + 1, out, ROWS * n)
+            at = np.int64(slots[g]) * down.shape[1] + offset + n * tile_bytes
+            o = members[g] * out.shape[1] + ROWS * n
+            single_product(format_id, down, at, blocks, x, q, scale, sums, g, out, o)

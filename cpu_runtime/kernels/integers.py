@@ -4,6 +4,7 @@ spread(v)                                  each byte 4 times
 low_nibbles(v)     high_nibbles(v)         v & 15, v >> 4
 minus(v, n)        biased(v)               each byte less n; signed weights as `dot` wants them: plus cpu.OFFSET
 even_bytes(v)      odd_bytes(v)            every other byte as int16
+pair_sums(v, n)                            n times the sums of bytes 4 i, 4 i + 1, and of the rest, of 16, as int16
 widened(v)                                 all bytes as int16, every four in the order 0, 2, 1, 3
 fields(v, n)                               each byte >> n, other bits coming in at the top
 spare_codes(a, b, c)                       bits 3 and 7 of three vectors as bits 0..2 and 4..6 of one
@@ -12,6 +13,8 @@ group_scales(meta, n)                      meta >> n as int16, of every other by
 times(x, y)                                x * y of int16, lower half
 dot(acc, w, x)                             acc[r] += sum_j w[r, j] * x[r, j], j = 0..3, bytes into int32
 pair_dot(acc, w, x)                        the same over j = 0, 1, int16 into int32
+quad_add(acc, w, x)                        acc[k] += w[2 k] * x[2 k] + w[2 k + 1] * x[2 k + 1], int16; w unsigned
+in_order(v)                                v, which stays where it is computed: LLVM moves work around it, not across
 scaled_dot(acc, start, meta, n, w0, ..)    acc[r] += (meta[r] >> n) * (start[r] + dots of 4 pairs); meta is spread
 nibble_dot(acc, w0, x0, ..)                acc[r] += dots of 4 pairs; every byte of w in 0..15
 look_up_in(table, offset, bit)             makes look_up(code, v) = table[v >> bit, code] + offset, upper bits ignored
@@ -26,10 +29,10 @@ from llvmlite import ir
 from numba.core import types
 
 from cpu_runtime.kernels.cpu import LOWERING, OFFSET
-from cpu_runtime.kernels.lowering import I8, I16, I32, LOWERINGS, constant, join_spare, splat, vector
+from cpu_runtime.kernels.lowering import I8, I16, I32, LOWERINGS, constant, join_spare, part, splat, vector
 from cpu_runtime.kernels.vectors import Vector, length, operation, typed
 
-_DOT, _SCALED_DOT, _NIBBLE_DOT, _PAIR_DOT, _LOOK_UP = LOWERINGS[LOWERING]
+_DOT, _SCALED_DOT, _NIBBLE_DOT, _PAIR_DOT, _QUAD_ADD, _IN_ORDER, _LOOK_UP = LOWERINGS[LOWERING]
 
 
 @operation(lambda v: np.repeat(v, 4))
@@ -82,6 +85,27 @@ def widened(typing_context: Any, v: Any) -> Any:
     return typed(to, (v,), lambda b, v: b.sext(b.shuffle_vector(v, v, constant(I32, order)), to.llvm))
 
 
+def _pair_sums_meaning(v: np.ndarray, n: int) -> np.ndarray:
+    return (n * v.reshape(-1, 4, 2, 2).sum((1, 3), dtype=np.int32)).astype(np.int16).reshape(-1)
+
+
+@operation(_pair_sums_meaning)
+def pair_sums(typing_context: Any, v: Any, n: Any) -> Any:
+    factor, count = length(n), v.length // 8
+
+    def build(b: ir.IRBuilder, v: ir.Value, *_: ir.Value) -> ir.Value:
+        sums = b.sext(v, vector(I16, v.type.count))
+        sums = b.add(part(b, sums, 0, v.type.count // 2, 2), part(b, sums, 1, v.type.count // 2, 2))
+        total = None
+        for quad in range(4):
+            index = [8 * sixteen + 2 * quad + j for sixteen in range(count // 2) for j in range(2)]
+            some = b.shuffle_vector(sums, sums, constant(I32, index))
+            total = some if total is None else b.add(total, some)
+        return b.mul(total, constant(I16, [factor] * count))
+
+    return typed(Vector("i16", count), (v, n), build)
+
+
 @operation(lambda v, n: (v.view(np.uint16) >> np.uint16(n)).view(np.int8))
 def fields(typing_context: Any, v: Any, n: Any) -> Any:
     pairs = vector(I16, v.length // 2)
@@ -132,6 +156,21 @@ def _pair_dot_meaning(acc: np.ndarray, w: np.ndarray, x: np.ndarray) -> np.ndarr
 @operation(_pair_dot_meaning)
 def pair_dot(typing_context: Any, acc: Any, w: Any, x: Any) -> Any:
     return typed(acc, (acc, w, x), _PAIR_DOT)
+
+
+def _quad_add_meaning(acc: np.ndarray, w: np.ndarray, x: np.ndarray) -> np.ndarray:
+    products = w.view(np.uint8).astype(np.int32) * x
+    return (acc + products.reshape(-1, 2).sum(1)).astype(np.int16)
+
+
+@operation(_quad_add_meaning)
+def quad_add(typing_context: Any, acc: Any, w: Any, x: Any) -> Any:
+    return typed(acc, (acc, w, x), _QUAD_ADD)
+
+
+@operation(lambda v: v)
+def in_order(typing_context: Any, v: Any) -> Any:
+    return typed(v, (v,), _IN_ORDER)
 
 
 def _dot_meaning(acc: np.ndarray, w: np.ndarray, x: np.ndarray) -> np.ndarray:

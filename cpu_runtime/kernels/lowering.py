@@ -1,8 +1,9 @@
 """The operations whose best instructions differ from CPU to CPU, as LLVM: int8 dot products and table look-up.
 
 Each function takes an llvmlite builder and values and returns a value. `LOWERINGS[name]` is the (dot, scaled_dot,
-nibble_dot, pair_dot, look_up) of a target in cpu.py. Vectors may be longer than a register: they are worked on in
-register-long pieces. Conversions from and to 16-bit floats stand here too, for CPUs without an instruction for them.
+nibble_dot, pair_dot, quad_add, in_order, look_up) of a target in cpu.py. Vectors may be longer than a register: they
+are worked on in register-long pieces. Conversions from and to 16-bit floats stand here too, for CPUs without an
+instruction for them.
 """
 
 from __future__ import annotations
@@ -172,6 +173,51 @@ def pair_dot_avx2(b: ir.IRBuilder, acc: ir.Value, w: ir.Value, x: ir.Value) -> i
     return by_pieces(b, 32, work, acc, w, x)
 
 
+# --- quad_add: acc[k] += w[2 k] * x[2 k] + w[2 k + 1] * x[2 k + 1], int16 that wraps; w unsigned ---
+
+
+def quad_add_x86(name: str, bits: int) -> Callable[..., ir.Value]:
+    def quad_add(b: ir.IRBuilder, acc: ir.Value, w: ir.Value, x: ir.Value) -> ir.Value:
+        def work(acc: ir.Value, w: ir.Value, x: ir.Value) -> ir.Value:
+            return b.add(acc, call(b, f"llvm.x86.{name}", acc.type, w, x))
+
+        return by_pieces(b, bits // 8, work, acc, w, x)
+
+    return quad_add
+
+
+quad_add_avx512 = quad_add_x86("avx512.pmaddubs.w.512", 512)
+quad_add_avx2 = quad_add_x86("avx2.pmadd.ub.sw", 256)
+
+
+def quad_add_portable(b: ir.IRBuilder, acc: ir.Value, w: ir.Value, x: ir.Value) -> ir.Value:
+    n = acc.type.count
+    for j in range(2):
+        weights, inputs = b.zext(part(b, w, j, n, 2), acc.type), b.sext(part(b, x, j, n, 2), acc.type)
+        acc = b.add(acc, b.mul(weights, inputs))
+    return acc
+
+
+# --- in_order: the same vector, which LLVM takes for a new one ---
+
+
+def in_order(constraint: str, piece_bytes: int) -> Callable[..., ir.Value]:
+    """By assembly without an instruction, which comes where it stands: before it all that it takes is computed."""
+
+    def ordered(b: ir.IRBuilder, v: ir.Value) -> ir.Value:
+        def work(v: ir.Value) -> ir.Value:
+            kind = ir.FunctionType(v.type, [v.type])
+            return b.call(ir.InlineAsm(kind, "", f"={constraint},0", side_effect=True), [v])
+
+        return by_pieces(b, piece_bytes, work, v)
+
+    return ordered
+
+
+def as_llvm_likes(b: ir.IRBuilder, v: ir.Value) -> ir.Value:
+    return v
+
+
 # --- look_up: table[16 * (v >> bit) + code], all bytes; code in 0..15; upper bits of v >> bit don't count ---
 
 
@@ -276,9 +322,24 @@ def f16_to_f32(b: ir.IRBuilder, v: ir.Value) -> ir.Value:
 
 
 LOWERINGS = {
-    "avx512": (dot_vnni(512), scaled(dot_vnni(512)), each(dot_vnni(512)), pair_dot_vnni(512), look_up_avx512),
-    "avxvnni": (dot_vnni(256), scaled(dot_vnni(256)), each(dot_vnni(256)), pair_dot_vnni(256), look_up_avx2),
-    "avx2": (dot_avx2, scaled(dot_avx2), nibble_dot_avx2, pair_dot_avx2, look_up_avx2),
-    "neon": (dot_neon, scaled(dot_neon), each(dot_neon), dot_portable, look_up_neon),
-    "portable": (dot_portable, scaled(dot_portable), each(dot_portable), dot_portable, look_up_portable),
-}
+    "avx512": (
+        dot_vnni(512), scaled(dot_vnni(512)), each(dot_vnni(512)), pair_dot_vnni(512),
+        quad_add_avx512, in_order("v", 64), look_up_avx512,
+    ),
+    "avxvnni": (
+        dot_vnni(256), scaled(dot_vnni(256)), each(dot_vnni(256)), pair_dot_vnni(256),
+        quad_add_avx2, in_order("x", 32), look_up_avx2,
+    ),
+    "avx2": (
+        dot_avx2, scaled(dot_avx2), nibble_dot_avx2, pair_dot_avx2,
+        quad_add_avx2, in_order("x", 32), look_up_avx2,
+    ),
+    "neon": (
+        dot_neon, scaled(dot_neon), each(dot_neon), dot_portable,
+        quad_add_portable, in_order("w", 16), look_up_neon,
+    ),
+    "portable": (
+        dot_portable, scaled(dot_portable), each(dot_portable), dot_portable,
+        quad_add_portable, as_llvm_likes, look_up_portable,
+    ),
+}  # fmt: skip

@@ -6,7 +6,8 @@ import numpy as np
 
 from cpu_runtime.kernels.share import new_counter, take_stretch
 from cpu_runtime.kernels.stored_row import read_row
-from cpu_runtime.kernels.tile import READS_INT8, tile_product
+from cpu_runtime.kernels.tile import new_room, tile_product
+from cpu_runtime.kernels.tile_single import READS_INT8
 from cpu_runtime.kernels.vectors import read_only
 from quant.formats import BLOCK, ROWS
 from quant.jit import inner, kernel, parallel_kernel, prange, threads
@@ -41,14 +42,15 @@ def _matmul(n_threads, format_id, tiles, blocks, x, q, wide, scale, sums, tokens
 @inner
 def _share(counter, n_threads, format_id, w, tile_bytes, blocks, x, q, wide, scale, sums, tokens, out):
     """One thread's tiles."""
-    n = out.shape[1] // ROWS
+    n, room = out.shape[1] // ROWS, new_room()
     while True:
         first, last = take_stretch(counter, n, tile_bytes, n_threads)
         if first >= n:
             break
         for tile in range(first, last):
             at = tile * tile_bytes
-            tile_product(format_id, w, at, blocks, x, q, wide, scale, sums, tokens, 0, tokens.size, out, ROWS * tile)
+            column = ROWS * tile
+            tile_product(format_id, w, at, blocks, x, q, wide, scale, sums, tokens, 0, tokens.size, out, column, room)
 
 
 def read_rows(format_id: int, tiles: np.ndarray, ids: np.ndarray, out: np.ndarray) -> None:

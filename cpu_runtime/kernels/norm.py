@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from cpu_runtime.kernels.activations import GROUP, quantize_group
-from cpu_runtime.kernels.panel import widen_row
 from quant.jit import inner, kernel, parallel_kernel, prange
 
 
@@ -25,19 +24,16 @@ def _rms_norm(x, weight, eps, out):
 
 
 @parallel_kernel
-def rms_norm_quantized(x, weight, eps, out, q, wide, scale, sums):
-    """The same, and what `quantize_rows` and `widen_rows` make of it: what stands between a block and its matrices.
+def rms_norm_quantized(x, weight, eps, out, q, scale, sums):
+    """The same, and what `quantize_rows` makes of it: what stands between a block and its matrices.
 
     Shapes: x [T, D] f32 · weight [D] f32 · out [T, Cp] f32, zero beyond D · q, scale, sums as quantize_rows has them
-            wide as widen_rows has it, or of no rows where nothing reads it
     """
     for t in prange(x.shape[0]):
         _rms_norm_row(x[t], weight, eps, out[t])
         out[t, x.shape[1] :] = np.float32(0)
         for g in range(out.shape[1] // GROUP):
             quantize_group(out[t], g, q[t], scale[t], sums[t])
-        if wide.shape[0]:
-            widen_row(q[t], wide[t])
 
 
 @inner

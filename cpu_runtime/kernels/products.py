@@ -2,13 +2,14 @@
 
 product(w, meta_at, codes_at, q, x_at, sums, t, s) -> sums of 16 rows, i32: group scales times products of 32 inputs
 Shapes: w u8, meta bytes at `meta_at`, a strip of codes at `codes_at` · q i8, inputs at `x_at` · sums[t, s] and the
-next: the sums of each 16 of these inputs
+next: those of each 16 of these inputs, as `quantize_rows` has them
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from cpu_runtime.kernels.activations import too_much
 from cpu_runtime.kernels.cpu import OFFSET, ROW_LANES
 from cpu_runtime.kernels.integers import eighths, high_nibbles, look_up_in, low_nibbles, scaled_dot, spread
 from cpu_runtime.kernels.row_lanes import row_lane_product_in
@@ -51,7 +52,7 @@ def _quads_product_of(form: Coded) -> Any:
         meta = spread(load_i8(w, meta_at, ROWS))
         total = scaled_dot(
             splat_i32(0, ROWS),
-            splat_i32(-OFFSET * sums[t, s], ROWS),
+            splat_i32(too_much(OFFSET, sums, t, s), ROWS),
             meta,
             bits,
             level(low_nibbles(a), meta),
@@ -66,7 +67,7 @@ def _quads_product_of(form: Coded) -> Any:
         meta = spread(load_i8(w, meta_at + second_meta, ROWS))
         return scaled_dot(
             total,
-            splat_i32(-OFFSET * sums[t, s + 1], ROWS),
+            splat_i32(too_much(OFFSET, sums, t, s + 1), ROWS),
             meta,
             bits,
             level(high_nibbles(a), meta),

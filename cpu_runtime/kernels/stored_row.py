@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from cpu_runtime.kernels.tile import BF16_ID, K4_ID, Q3_ID, Q4_ID, Q4C_ID, Q5_ID, Q6_ID, Q8_ID
 from cpu_runtime.kernels.tile_k4 import K4_BLOCK, ZERO
 from cpu_runtime.kernels.tile_q4c import Q4C_BLOCK, Q4C_HEAD, Q4C_UNIT
 from cpu_runtime.kernels.tile_q8 import Q8_BLOCK
 from cpu_runtime.kernels.tile_segments import Q3_BLOCK, Q4_BLOCK, UNIT, head_bytes
+from cpu_runtime.kernels.tile_single import BF16_ID, K4_ID, Q3_ID, Q4_ID, Q4C_ID, Q5_ID, Q6_ID, Q8_ID
 from cpu_runtime.kernels.tile_wide import Q5_BLOCK, Q6_BLOCK, WIDE_HEAD, WIDE_UNIT
 from quant.codebooks import Q3_BOOKS, Q4_BOOKS, Q4C_BOOKS, Q5_BOOK, Q6_BOOK
 from quant.formats import BLOCK, LINE, PLACES, ROWS, SEGMENT, STRIP

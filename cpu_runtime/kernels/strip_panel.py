@@ -1,12 +1,12 @@
-"""A strip of 32 inputs of a tile that codes into one of several books, as a part of a panel."""
+"""A strip of 32 inputs of a tile that codes into one of several books, as a part of a panel of bytes."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from cpu_runtime.kernels.byte_panel import HALF, put, put_factors
 from cpu_runtime.kernels.cpu import LANES, ROW_LANES
 from cpu_runtime.kernels.integers import group_scales, high_nibbles, low_nibbles, spread
-from cpu_runtime.kernels.panel import put_scaled
 from cpu_runtime.kernels.products import level_of
 from cpu_runtime.kernels.row_lanes import row_levels_in
 from cpu_runtime.kernels.strips import all_quads, all_quads_of_threes, pairs, pairs_of_threes, quads
@@ -16,9 +16,9 @@ from quant.jit import inner
 
 
 def unpack_strip_of(form: Coded) -> Any:
-    """Make unpack(w, meta_at, codes_at, panel, i): levels of the strip times group scales, as inputs i and further.
+    """Make unpack(w, meta_at, codes_at, panel, factors, i): the strip's levels and s, as inputs i and further.
 
-    A sum over 32 inputs of such weights times int8 is at most 2 * 16 * 32 * 127 * 127 < 2^24.
+    A sum over 32 inputs of such weights times int8 is at most 32 * 31 * 32 * 127 < 2^24.
     """
     return _by_row_lanes(form) if ROW_LANES else _by_quads(form)
 
@@ -30,20 +30,23 @@ def _by_row_lanes(form: Coded) -> Any:
     second_meta = 0 if form.group == 32 else ROWS
 
     @inner
-    def put(panel, i, row, w, meta_at, a, b, c, d):
+    def put_half(panel, factors, i, row, w, meta_at, a, b, c, d):
         """A group of 8 rows from codes in low nibbles."""
         a, b = levels(a, w, meta_at, 0), levels(b, w, meta_at, 1)
         c, d = levels(c, w, meta_at, 2), levels(d, w, meta_at, 3)
-        _put_quads(panel, i, row, quads(a, b, c, d), group_scales(spread(load_i8(w, meta_at, 8)), bits))
+        _put_quads(panel, i, row, quads(a, b, c, d))
+        put_factors(factors, i, row, group_scales(spread(load_i8(w, meta_at, 8)), bits))
 
     @inner
-    def unpack(w, meta_at, codes_at, panel, i):
+    def unpack(w, meta_at, codes_at, panel, factors, i):
         for eight in range(2):
             row = 8 * eight
             a, b, c, d = pairs_of(w, codes_at + eight * eight_bytes)
-            put(panel, i, row, w, meta_at + row, low_nibbles(a), low_nibbles(b), low_nibbles(c), low_nibbles(d))
+            put_half(
+                panel, factors, i, row, w, meta_at + row, low_nibbles(a), low_nibbles(b), low_nibbles(c), low_nibbles(d)
+            )
             a, b, c, d = high_nibbles(a), high_nibbles(b), high_nibbles(c), high_nibbles(d)
-            put(panel, i + 16, row, w, meta_at + second_meta + row, a, b, c, d)
+            put_half(panel, factors, i + HALF, row, w, meta_at + second_meta + row, a, b, c, d)
 
     return unpack
 
@@ -57,11 +60,11 @@ def _by_quads(form: Coded) -> Any:
     second_meta = 0 if form.group == 32 else ROWS
 
     @inner
-    def put(panel, i, row, w, meta_at, a, b, c, d):
+    def put_half(panel, factors, i, row, w, meta_at, a, b, c, d):
         """A group of LANES rows from quads of codes in low nibbles."""
         meta = spread(load_i8(w, meta_at, LANES))
-        levels = level(a, meta), level(b, meta), level(c, meta), level(d, meta)
-        _put_quads(panel, i, row, levels, group_scales(meta, bits))
+        _put_quads(panel, i, row, (level(a, meta), level(b, meta), level(c, meta), level(d, meta)))
+        put_factors(factors, i, row, group_scales(meta, bits))
 
     if LANES == ROWS:
 
@@ -75,20 +78,22 @@ def _by_quads(form: Coded) -> Any:
             return quads(*pairs_of(w, codes_at + row // 8 * eight_bytes))
 
     @inner
-    def unpack(w, meta_at, codes_at, panel, i):
+    def unpack(w, meta_at, codes_at, panel, factors, i):
         for row in range(0, ROWS, LANES):
             a, b, c, d = quads_from(w, codes_at, row)
-            put(panel, i, row, w, meta_at + row, low_nibbles(a), low_nibbles(b), low_nibbles(c), low_nibbles(d))
+            put_half(
+                panel, factors, i, row, w, meta_at + row, low_nibbles(a), low_nibbles(b), low_nibbles(c), low_nibbles(d)
+            )
             a, b, c, d = high_nibbles(a), high_nibbles(b), high_nibbles(c), high_nibbles(d)
-            put(panel, i + 16, row, w, meta_at + second_meta + row, a, b, c, d)
+            put_half(panel, factors, i + HALF, row, w, meta_at + second_meta + row, a, b, c, d)
 
     return unpack
 
 
 @inner
-def _put_quads(panel, i, row, levels, factors):
+def _put_quads(panel, i, row, levels):
     a, b, c, d = levels
-    put_scaled(panel, i, row, a, factors)
-    put_scaled(panel, i + 4, row, b, factors)
-    put_scaled(panel, i + 8, row, c, factors)
-    put_scaled(panel, i + 12, row, d, factors)
+    put(panel, i, row, a)
+    put(panel, i + 4, row, b)
+    put(panel, i + 8, row, c)
+    put(panel, i + 12, row, d)

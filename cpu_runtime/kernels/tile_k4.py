@@ -1,14 +1,17 @@
-"""A tile of k4 times int8 activations, or as a panel; shapes as in `tile.py` and `panel.py`."""
+"""A tile of k4 times int8 activations, or as a panel; shapes as in `tile.py` and `byte_panel.py`."""
 
 from __future__ import annotations
 
+import numpy as np
+
+from cpu_runtime.kernels.activations import too_much
+from cpu_runtime.kernels.byte_panel import HALF, put, put_factors
 from cpu_runtime.kernels.integers import (
     high_nibbles,
     low_nibbles,
     minus,
     nibble_dot,
 )
-from cpu_runtime.kernels.panel import put
 from cpu_runtime.kernels.vectors import (
     fma,
     load_bf16,
@@ -18,6 +21,7 @@ from cpu_runtime.kernels.vectors import (
     prefetch,
     splat4,
     splat_f32,
+    splat_i16,
     splat_i32,
     store_f32,
     to_f32,
@@ -26,6 +30,7 @@ from quant.formats import BLOCK, K4, LINE, ROWS
 from quant.jit import inner
 
 K4_BLOCK, ZERO = K4.BLOCK_BYTES, K4.ZERO
+_TWICE = 2 * ROWS
 AHEAD = 8 * K4_BLOCK  # bytes from the block in work to the one asked for; 2 .. 64 blocks differ little
 
 
@@ -38,7 +43,7 @@ def one_k4(w, at, blocks, q, scale, sums, t, out, o):
             prefetch(w, at + AHEAD + line)
         for g in range(2):
             codes, x, s = at + LINE * (1 + 4 * g), t * q.shape[1] + BLOCK * block + 32 * g, 4 * block + 2 * g
-            group = splat_i32(-ZERO * (sums[t, s] + sums[t, s + 1]), ROWS)
+            group = splat_i32(too_much(ZERO, sums, t, s) + too_much(ZERO, sums, t, s + 1), ROWS)
             group = _add_group(group, w, codes, q, x)
             group = _add_group(group, w, codes + 2 * LINE, q, x + 16)
             both_scales = mul(load_bf16(w, at + 2 * ROWS * g, ROWS), splat_f32(scale[t, 2 * block + g], ROWS))
@@ -65,14 +70,16 @@ def _add_group(total, w, codes_at, q, x):
 
 
 @inner
-def unpack_k4(w, at, start, end, panel, scales):
-    """Blocks start .. end - 1 of the tile as a panel; those of the next panel are asked for."""
+def unpack_k4(w, at, start, end, panel, factors, scales):
+    """Blocks start .. end - 1 of the tile as a panel of bytes, factors being 1; those of the next are asked for."""
     for block in range(end - start):
         block_at = at + (start + block) * K4_BLOCK
         for line in range(0, K4_BLOCK, LINE):
             prefetch(w, block_at + AHEAD + line)
         for g in range(2):
             store_f32(scales, ROWS * (2 * block + g), load_bf16(w, block_at + 2 * ROWS * g, ROWS))
+        for i in range(BLOCK * block, BLOCK * block + BLOCK, HALF):
+            put_factors(factors, i, 0, splat_i16(np.int16(1), _TWICE))
         for line in range(8):
             codes, i = load_i8(w, block_at + LINE * (1 + line), LINE), BLOCK * block + 8 * line
             put(panel, i, 0, minus(low_nibbles(codes), ZERO))

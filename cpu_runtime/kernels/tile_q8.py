@@ -1,10 +1,10 @@
-"""A tile of q8 times int8 activations, or as a panel; shapes as in `tile.py` and `panel.py`."""
+"""A tile of q8 times int8 activations, or as a panel; shapes as in `tile.py` and `wide_panel.py`."""
 
 from __future__ import annotations
 
+from cpu_runtime.kernels.activations import too_much
 from cpu_runtime.kernels.cpu import OFFSET
 from cpu_runtime.kernels.integers import biased, dot
-from cpu_runtime.kernels.panel import put
 from cpu_runtime.kernels.vectors import (
     fma,
     load_f16,
@@ -18,6 +18,7 @@ from cpu_runtime.kernels.vectors import (
     store_f32,
     to_f32,
 )
+from cpu_runtime.kernels.wide_panel import put
 from quant.formats import BLOCK, LINE, Q8, ROWS, SEGMENT
 from quant.jit import inner
 
@@ -34,7 +35,7 @@ def one_q8(w, at, blocks, q, scale, sums, t, out, o):
             prefetch(w, at + AHEAD + line)
         for g in range(2):
             x, s = t * q.shape[1] + BLOCK * block + 32 * g, 4 * block + 2 * g
-            group = splat_i32(-OFFSET * (sums[t, s] + sums[t, s + 1]), ROWS)
+            group = splat_i32(too_much(OFFSET, sums, t, s) + too_much(OFFSET, sums, t, s + 1), ROWS)
             for i in range(8):
                 weights = biased(load_i8(w, at + LINE * (1 + 8 * g + i), LINE))
                 group = dot(group, weights, splat4(q, x + 4 * i, ROWS))

@@ -1,6 +1,6 @@
 """Tiles of q3 and q4, whose rows have a super-scale a segment of inputs: times one token, or as a panel.
 
-Shapes as in `tile.py` and `panel.py`.
+Shapes as in `tile.py` and `byte_panel.py`.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from quant.jit import inner
 
 SEGMENT_BLOCKS = SEGMENT // BLOCK
 Q3_BLOCK, Q4_BLOCK = Q3().block_bytes, Q4().block_bytes
+_ZERO = np.float32(0)
 UNIT = np.float32(2.0**-Q4.exponent)  # of the super-scales of both
 
 
@@ -56,7 +57,7 @@ def _kernels_of(form: Coded) -> tuple[Any, Any]:
         body = at + head_bytes(blocks)
         result = load_f32(out, o, ROWS)
         for start in range(0, blocks, SEGMENT_BLOCKS):
-            super_scale = super_scales(w, at, start)
+            segment = splat_f32(_ZERO, ROWS)
             for block in range(start, min(start + SEGMENT_BLOCKS, blocks)):
                 block_at = body + block * block_bytes
                 for line in range(0, block_bytes, LINE):
@@ -65,25 +66,26 @@ def _kernels_of(form: Coded) -> tuple[Any, Any]:
                     x = t * q.shape[1] + BLOCK * block + STRIP * half
                     meta, codes = block_at + 2 * ROWS * half, block_at + LINE + strip_bytes * half
                     total = product(w, meta, codes, q, x, sums, t, 4 * block + 2 * half)
-                    both_scales = mul(super_scale, spread_f32(scale, t * scale.shape[1] + 2 * block + half, ROWS))
-                    result = fma(to_f32(total), both_scales, result)
+                    x_scale = spread_f32(scale, t * scale.shape[1] + 2 * block + half, ROWS)
+                    segment = fma(to_f32(total), x_scale, segment)
+            result = fma(segment, super_scales(w, at, start), result)
         store_f32(out, o, result)
 
     @inner
-    def unpack(w, at, blocks, start, end, panel, scales):
-        """Blocks start .. end - 1 of the tile, start a multiple of 8, as a panel.
+    def unpack(w, at, blocks, start, end, panel, factors, scales):
+        """Blocks start .. end - 1 of the tile, start a multiple of 8, as a panel of bytes.
 
         The next panel's blocks are asked for, which come in while this one is multiplied.
         """
-        body, super_scale = at + head_bytes(blocks), super_scales(w, at, start)
+        body = at + head_bytes(blocks)
+        store_f32(scales, 0, super_scales(w, at, start))
         for block in range(start, end):
             block_at = body + block * block_bytes
             for line in range(0, block_bytes, LINE):
                 prefetch(w, block_at + ahead + line)
             for half in range(2):
                 meta, codes = block_at + 2 * ROWS * half, block_at + LINE + strip_bytes * half
-                unpack_strip(w, meta, codes, panel, BLOCK * (block - start) + STRIP * half)
-                store_f32(scales, ROWS * (2 * (block - start) + half), super_scale)
+                unpack_strip(w, meta, codes, panel, factors, BLOCK * (block - start) + STRIP * half)
 
     return one, unpack
 

@@ -1,4 +1,4 @@
-"""A q5 or q6 tile times int8 activations, or as a panel; shapes as in `tile.py` and `panel.py`.
+"""A q5 or q6 tile times int8 activations, or as a panel; shapes as in `tile.py` and `wide_panel.py`.
 
 Codes are nibbles, as in k4, and one or two bits more in lines of their own: these choose among the parts of the one
 book as q4's meta bytes choose a book. Scales are whole bytes: a sum over 32 inputs is an int32, at most
@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from cpu_runtime.kernels.activations import too_much
 from cpu_runtime.kernels.cpu import LANES, OFFSET
 from cpu_runtime.kernels.integers import (
     fields,
@@ -21,7 +22,6 @@ from cpu_runtime.kernels.integers import (
     scaled_dot,
     spread,
 )
-from cpu_runtime.kernels.panel import put_scaled
 from cpu_runtime.kernels.reductions import spread_f32
 from cpu_runtime.kernels.vectors import (
     fma,
@@ -36,6 +36,7 @@ from cpu_runtime.kernels.vectors import (
     store_f32,
     to_f32,
 )
+from cpu_runtime.kernels.wide_panel import put_scaled
 from quant.formats import LINE, Q5, Q6, ROWS, Coded
 from quant.jit import inner
 
@@ -64,14 +65,14 @@ def _kernels_of(form: Coded) -> tuple[Any, Any]:
             for half in range(2 * block, 2 * block + 2):
                 total = splat_i32(0, ROWS)
                 for group in range(2 * half, 2 * half + 2):
-                    total = add_group(total, w, block_at, group & 3, q, t * q.shape[1] + 16 * group, sums[t, group])
+                    total = add_group(total, w, block_at, group & 3, q, t * q.shape[1] + 16 * group, t, group, sums)
                 result = fma(
                     to_f32(total), mul(super_scale, spread_f32(scale, t * scale.shape[1] + half, ROWS)), result
                 )
         store_f32(out, o, result)
 
     @inner
-    def add_group(total, w, block, g, q, x, s):
+    def add_group(total, w, block, g, q, x, t, group, sums):
         """total += the scale of group g of a block * its 16 inputs · the token's."""
         meta = spread(load_i8(w, block + ROWS * g, ROWS))
         a, b = load_i8(w, block + LINE * (1 + 2 * g), LINE), load_i8(w, block + LINE * (2 + 2 * g), LINE)
@@ -79,7 +80,7 @@ def _kernels_of(form: Coded) -> tuple[Any, Any]:
         above = fields(load_i8(w, block + LINE * (9 + (bit >> 3)), LINE), bit & 7)
         return scaled_dot(
             total,
-            splat_i32(-OFFSET * s, ROWS),
+            splat_i32(too_much(OFFSET, sums, t, group), ROWS),
             meta,
             0,
             first(low_nibbles(a), above),

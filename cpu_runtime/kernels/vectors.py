@@ -7,7 +7,7 @@ Numba has no arrays of 16-bit floats: kernels see them as `.view(np.uint16)`.
 
     load_f32(a, i, n)  load_f16  load_bf16     n floats as f32, from memory of that type
     store_f32(a, i, v) store_i8  store_i16     to memory of that type
-    splat_f32(x, n)    splat_i32(x, n)         n copies
+    splat_f32(x, n)    splat_i32  splat_i16    n copies
     mul(x, y)  fma(x, y, z)                    x * y, and x * y + z rounded once where the CPU can
     to_f32(v)          to_i8(v)                each int as a float; each float's nearest int, even in the middle
     sum_of(v)                                  the sum of all floats, halves first
@@ -225,6 +225,12 @@ def splat_f32(typing_context: Any, x: Any, n: Any = 16) -> Any:
 def splat_i32(typing_context: Any, x: Any, n: Any = 16) -> Any:
     count = length(n)
     return typed(Vector("i32", count), (types.int32, n), lambda b, x, *_: splat(b, x, count))
+
+
+@operation(lambda x, n=16: np.full(n, x, np.int16))
+def splat_i16(typing_context: Any, x: Any, n: Any = 16) -> Any:
+    count = length(n)
+    return typed(Vector("i16", count), (types.int16, n), lambda b, x, *_: splat(b, x, count))
 
 
 def _splat_word(element: str) -> Callable[..., Any]:

@@ -80,6 +80,6 @@ def _answers(
     product, each = Product(alone, parts, np.array([0, n], np.int32)), np.arange(n, dtype=np.int32)
     found.add(expert, "gate", inputs.x)
     hidden = product("gate", inputs, each)
-    swiglu(hidden, product("up", inputs, each), hidden)
+    swiglu(hidden, product("up", inputs, each))
     found.add(expert, "down", hidden)
     return product("down", Activations(hidden), each)

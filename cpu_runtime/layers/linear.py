@@ -11,26 +11,26 @@ from cpu_runtime.kernels.activations import quantize_rows
 from cpu_runtime.kernels.experts import grouped_matmul
 from cpu_runtime.kernels.matmul import matmul, read_rows
 from cpu_runtime.kernels.norm import rms_norm_quantized
-from cpu_runtime.kernels.panel import widen_rows
-from cpu_runtime.kernels.tile import READS_INT8
+from cpu_runtime.kernels.tile import READS_WIDE
+from cpu_runtime.kernels.tile_single import READS_INT8
+from cpu_runtime.kernels.wide_panel import widen_rows
 from cpu_runtime.layers.norm import RMSNorm
 from quant.formats import BLOCK, LINE, ROWS, Matrix
 
-Int8 = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # q, wide, scale, sums
-# What float formats are handed in place of int8 activations: never read, only typed.
+Int8 = tuple[np.ndarray, np.ndarray, np.ndarray]  # q, scale, sums
+# What formats are handed in place of activations that they do not read, only typed.
 _NO_WIDE = np.zeros((0, 64), np.int16)
-_NO_INT8 = np.zeros((1, 64), np.int8), _NO_WIDE, np.zeros((1, 2), np.float32), np.zeros((1, 4), np.int32)
+_NO_INT8 = np.zeros((1, 64), np.int8), np.zeros((1, 2), np.float32), np.zeros((1, 4, 2), np.int16)
 
 _PASSING = 32  # rows, each in a tile of 16 that is read whole
 
 
 def _int8_of(rows: int, cols: int) -> Int8:
-    """Room for quantized rows; a token alone needs no int16."""
+    """Room for quantized rows."""
     return (
         np.empty((rows, cols), np.int8),
-        np.empty((rows, cols), np.int16) if rows > 1 else _NO_WIDE,
         np.empty((rows, cols // 32), np.float32),
-        np.empty((rows, cols // 16), np.int32),
+        np.empty((rows, cols // 16, 2), np.int16),
     )
 
 
@@ -55,11 +55,11 @@ def empty_rows(rows: int, cols: int) -> np.ndarray:
 class Activations:
     """T rows of activations that any number of matrices read; quantized to int8 at most once.
 
-    Shapes: x [T, Cp] f32, zero beyond the true width · q [T, Cp] i8 · wide [T, Cp] i16, q again where T > 1
-            scale [T, Cp/32] f32 · sums [T, Cp/16] i32
+    Shapes: x [T, Cp] f32, zero beyond the true width · q [T, Cp] i8, scale [T, Cp/32] f32, sums [T, Cp/16, 2] i16
+            wide [T, Cp] i16, q again, for formats that several tokens meet as int16
     """
 
-    __slots__ = ("_int8", "x")
+    __slots__ = ("_int8", "_wide", "x")
 
     def __init__(self, x: np.ndarray) -> None:
         rows, cols = x.shape
@@ -69,6 +69,7 @@ class Activations:
             x = wide
         self.x = x
         self._int8: Int8 | None = None
+        self._wide: np.ndarray | None = None
 
     @classmethod
     def normed(cls, norm: RMSNorm, x: np.ndarray) -> Activations:
@@ -82,17 +83,25 @@ class Activations:
 
     @property
     def int8(self) -> Int8:
-        """(q, wide, scale, sums), made on first use."""
+        """(q, scale, sums), made on first use."""
         if self._int8 is None:
-            self._int8 = q, wide, scale, sums = _int8_of(*self.x.shape)
-            quantize_rows(self.x, q, scale, sums)
-            if wide.size:
-                widen_rows(q, wide)
+            self._int8 = _int8_of(*self.x.shape)
+            quantize_rows(self.x, *self._int8)
         return self._int8
 
+    @property
+    def wide(self) -> np.ndarray:
+        """q as int16, made on first use."""
+        if self._wide is None:
+            self._wide = np.empty(self.x.shape, np.int16)
+            widen_rows(self.int8[0], self._wide)
+        return self._wide
+
     def for_format(self, format_id: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """(x, q, wide, scale, sums) as kernels take them; int8 only for the formats that read it."""
-        return (self.x, *(self.int8 if format_id in READS_INT8 else _NO_INT8))
+        """(x, q, wide, scale, sums) as kernels take them, integers only for the formats that read them."""
+        q, scale, sums = self.int8 if format_id in READS_INT8 else _NO_INT8
+        wide = self.wide if format_id in READS_WIDE and len(self.x) > 1 else _NO_WIDE
+        return self.x, q, wide, scale, sums
 
 
 class Linear:

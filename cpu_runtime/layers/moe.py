@@ -87,7 +87,7 @@ class MLP:
         if x.x.shape[0] == 1:
             return self._one_token(x)
         hidden = self.gate(x)
-        swiglu(hidden, self.up(x), hidden)
+        swiglu(hidden, self.up(x))
         return self.down(Activations(hidden))
 
     @cached_property
@@ -188,7 +188,7 @@ def routed(asked: Asked, x: Activations, experts: np.ndarray, weights: np.ndarra
         product = Product(group, parts, starts)
         tokens = (order // experts.shape[1]).astype(np.int32)
         hidden = product("gate", x, tokens)
-        swiglu(hidden, product("up", x, tokens), hidden)
+        swiglu(hidden, product("up", x, tokens))
         pairs = np.arange(order.size, dtype=np.int32)
         product("down", Activations(hidden), pairs, answers[done : done + order.size])
         places[order] = pairs + np.int32(done)

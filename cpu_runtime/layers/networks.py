@@ -59,5 +59,6 @@ class Networks:
 
         Shapes: weights [n, bytes] u8 · slots, members [G] i32 · x of one row · out [more than any member, width] f32
         """
-        arrays = x.for_format(max(self.ids[:2]))  # formats of integers have the higher ids
-        feed_forward(self.ids, self.offsets, self.tile_bytes, self.n_tiles, *weights, slots, members, *arrays, out)
+        rows, q, _, scale, sums = x.for_format(max(self.ids[:2]))  # formats of integers have the higher ids
+        lies = self.ids, self.offsets, self.tile_bytes, self.n_tiles
+        feed_forward(*lies, *weights, slots, members, rows, q, scale, sums, out)

@@ -49,7 +49,7 @@ def test_feed_forward_is_its_steps_bit_for_bit(names: tuple[str, str, str]) -> N
     for i in range(2):
         arrays = x.for_format(ids[i])
         grouped_matmul(ids[i], rows, networks.offsets[i], INNER, slots, starts, *arrays, tokens, steps[i])
-    swiglu(steps[0], steps[1], steps[0])
+    swiglu(steps[0], steps[1])
     arrays, tokens = Activations(steps[0]).for_format(ids[2]), np.arange(2, dtype=np.int32)
     grouped_matmul(ids[2], rows, networks.offsets[2], WIDTH, slots, starts, *arrays, tokens, steps[2])
     assert np.array_equal(out[members], steps[2])

@@ -27,7 +27,7 @@ def gaussian(*shape: int, seed: int = 0) -> np.ndarray:
 
 def seen(x: Activations, name: str) -> np.ndarray:
     """The activations that a format's kernel computes with."""
-    return reference.dequantized(x.int8[0], x.int8[2]) if name in INTEGER else x.x
+    return reference.dequantized(*x.int8[:2]) if name in INTEGER else x.x
 
 
 def product(name: str, weights: np.ndarray, x: Activations) -> np.ndarray:
@@ -44,13 +44,14 @@ def test_quantize_rows(tokens: int, size: float) -> None:
     x = gaussian(tokens, 192) * np.float32(size)
     x[0, 32:64] = 0
     q, scale = np.empty((tokens, 192), np.int8), np.empty((tokens, 6), np.float32)
-    sums = np.empty((tokens, 12), np.int32)
+    sums = np.empty((tokens, 12, 2), np.int16)
     quantize_rows(x, q, scale, sums)
     expected_q, expected_scale, _ = reference.quantize_rows(x)
     np.testing.assert_allclose(scale, expected_scale, rtol=1e-6)
     assert np.abs(q.astype(int) - expected_q).max() <= 1  # a tie may fall either way
     assert (q == expected_q).mean() > 0.999
-    assert np.array_equal(sums, q.reshape(tokens, -1, 16).sum(2, dtype=np.int32))
+    pairs = q.reshape(tokens, 12, 4, 2, 2).sum((2, 4), dtype=np.int16)
+    assert np.array_equal(sums, -32 * pairs)
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -115,8 +116,8 @@ def test_grouped_matmul_is_a_matmul_for_each_expert(name: str) -> None:
 
 def test_swiglu_and_weighted_sum() -> None:
     gate, up = gaussian(7, 96), gaussian(7, 96, seed=1)
-    out = np.empty_like(gate)
-    swiglu(gate, up, out)
+    out = gate.copy()
+    swiglu(out, up)
     np.testing.assert_allclose(out, reference.silu(gate.astype(np.float64)) * up, rtol=1e-5, atol=1e-7)
     answers, weights = gaussian(6, 70), np.abs(gaussian(3, 2, seed=2))
     places = np.array([[5, 0], [1, 4], [2, 3]], np.int32)

@@ -1,8 +1,7 @@
-"""A panel: a stretch of a tile unpacked to int16, and its product with many tokens at once.
+"""A wide panel: a stretch of a tile unpacked to int16, and its product with many tokens at once.
 
-However a format stores weights, many tokens see them in the same way: as int16, two inputs of a row side by side, as
-the instructions that add two products want them, with one float scale for each row and group of 32 inputs. Unpacking
-costs as much as a few tokens' products and serves them all; a panel fits the first cache beside the tokens at hand.
+It is for formats whose weights times their integer scales are no bytes: two inputs of a row stand side by side, as the
+instructions that add two products want them, with one float scale for each row and group of 32 inputs.
 
 Shapes: panel [256, 16, 2] i16: pair k of a row is its inputs 4 (k // 2) + k % 2 and 2 further
         scales [16, 16] f32: of group of inputs, of row · wide [T, Cp] i16: int8 activations in the order of the panel
@@ -12,6 +11,7 @@ from __future__ import annotations
 
 from cpu_runtime.kernels.integers import (
     even_bytes,
+    in_order,
     odd_bytes,
     pair_dot,
     times,
@@ -72,38 +72,38 @@ def put_scaled(panel, i, row, weights, factors):
 
 
 @inner
-def multiply(panel, scales, groups, start, wide, x_scale, tokens, first, last, out, column):
-    """out[p, column : column + 16] += panel · inputs `start` and further of token tokens[p], p = first .. last - 1."""
-    p = first
-    while p + 4 <= last:
-        _four(panel, scales, groups, start, wide, x_scale, tokens, p, out, column)
+def multiply_wide(panel, scales, groups, start, wide, x_scale, tokens, out):
+    """out[16 p : 16 p + 16] += panel · inputs `start` and further of token tokens[p]."""
+    p = 0
+    while p + 4 <= tokens.size:
+        _four(panel, scales, groups, start, wide, x_scale, tokens, p, out)
         p += 4
-    while p < last:
-        _one(panel, scales, groups, start, wide, x_scale, tokens[p], out, p * out.shape[1] + column)
+    while p < tokens.size:
+        _one(panel, scales, groups, start, wide, x_scale, tokens[p], out, ROWS * p)
         p += 1
 
 
 @inner
-def _four(panel, scales, groups, start, wide, x_scale, tokens, p, out, column):
+def _four(panel, scales, groups, start, wide, x_scale, tokens, p, out):
     """Four tokens: each pair of weights is loaded once for all, and the sums of 16 rows of each stay in registers."""
     t0, t1, t2, t3 = tokens[p], tokens[p + 1], tokens[p + 2], tokens[p + 3]
     width = wide.shape[1]
-    o = p * out.shape[1] + column
+    o = ROWS * p
     for g in range(groups):
         x = start + GROUP * g
         x0, x1, x2, x3 = t0 * width + x, t1 * width + x, t2 * width + x, t3 * width + x
         a = b = c = d = splat_i32(0, ROWS)
         for i in range(0, GROUP, 2):
             w = load_i16(panel, _GROUP * g + ROWS * i, _PAIRS)
-            a = pair_dot(a, w, splat2(wide, x0 + i, ROWS))
-            b = pair_dot(b, w, splat2(wide, x1 + i, ROWS))
-            c = pair_dot(c, w, splat2(wide, x2 + i, ROWS))
-            d = pair_dot(d, w, splat2(wide, x3 + i, ROWS))
+            a = in_order(pair_dot(a, w, splat2(wide, x0 + i, ROWS)))
+            b = in_order(pair_dot(b, w, splat2(wide, x1 + i, ROWS)))
+            c = in_order(pair_dot(c, w, splat2(wide, x2 + i, ROWS)))
+            d = in_order(pair_dot(d, w, splat2(wide, x3 + i, ROWS)))
         row_scales, s = load_f32(scales, ROWS * g, ROWS), x // GROUP
         _add(out, o, a, row_scales, x_scale[t0, s])
-        _add(out, o + out.shape[1], b, row_scales, x_scale[t1, s])
-        _add(out, o + 2 * out.shape[1], c, row_scales, x_scale[t2, s])
-        _add(out, o + 3 * out.shape[1], d, row_scales, x_scale[t3, s])
+        _add(out, o + ROWS, b, row_scales, x_scale[t1, s])
+        _add(out, o + 2 * ROWS, c, row_scales, x_scale[t2, s])
+        _add(out, o + 3 * ROWS, d, row_scales, x_scale[t3, s])
 
 
 @inner
