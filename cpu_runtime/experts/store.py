@@ -20,6 +20,10 @@ class Group(NamedTuple):
     members: np.ndarray
     slots: np.ndarray
 
+    def some(self, first: int, last: int) -> Group:
+        """Those numbered first .. last - 1."""
+        return Group(self.records, self.members[first:last], self.slots[first:last])
+
 
 class ExpertStore(Protocol):
     """Brings the records of one layer's active experts within reach of a kernel."""

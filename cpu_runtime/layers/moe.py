@@ -17,6 +17,7 @@ from cpu_runtime.layers.networks import Networks
 from quant.layout import RecordPart
 
 _FIRST = np.zeros(1, np.int32)
+_AT_ONCE = 1024  # pairs of a token and an expert
 
 
 class Router(Protocol):
@@ -185,14 +186,15 @@ def routed(asked: Asked, x: Activations, experts: np.ndarray, weights: np.ndarra
     # A pair of a token and one of its experts has the same answer in whatever group it is computed.
     for group in groups:
         order, starts = _pairs(which, distinct, group.members)
-        product = Product(group, parts, starts)
-        tokens = (order // experts.shape[1]).astype(np.int32)
-        hidden = product("gate", x, tokens)
-        swiglu(hidden, product("up", x, tokens))
-        pairs = np.arange(order.size, dtype=np.int32)
-        product("down", Activations(hidden), pairs, answers[done : done + order.size])
-        places[order] = pairs + np.int32(done)
-        done += order.size
+        places[order] = np.arange(done, done + order.size)
+        for first, last in _runs(starts):
+            product = Product(group.some(first, last), parts, starts[first : last + 1] - starts[first])
+            tokens = (order[starts[first] : starts[last]] // experts.shape[1]).astype(np.int32)
+            hidden = product("gate", x, tokens)
+            swiglu(hidden, product("up", x, tokens))
+            pairs = np.arange(tokens.size, dtype=np.int32)
+            product("down", Activations(hidden), pairs, answers[done : done + tokens.size])
+            done += tokens.size
     out = np.empty((experts.shape[0], parts["down"].rows), np.float32)
     weighted_sum(answers, places.reshape(experts.shape), weights, out)
     return out
@@ -219,6 +221,18 @@ def _pairs(which: np.ndarray, distinct: int, members: np.ndarray) -> tuple[np.nd
     order = np.argsort(ranks, kind="stable")
     starts = np.searchsorted(ranks[order], np.arange(members.size + 1)).astype(np.int32)
     return order[: starts[-1]], starts
+
+
+def _runs(starts: np.ndarray) -> Iterator[tuple[int, int]]:
+    """(first, last) of runs of experts with about so many pairs that their hidden numbers stay in the cache.
+
+    Shapes: starts [G + 1] i32
+    """
+    first = 0
+    while first < starts.size - 1:
+        last = max(first + 1, int(np.searchsorted(starts, starts[first] + _AT_ONCE, "right")) - 1)
+        yield first, last
+        first = last
 
 
 @dataclass(frozen=True)
