@@ -27,15 +27,21 @@ def matmul(
     Shapes: tiles [n, tile_bytes] u8 · out [T, 16 n] f32 · activations as in `tile.py`: x, or q, wide, scale and sums.
     """
     blocks = (q if format_id in READS_INT8 else x).shape[1] // BLOCK
-    _matmul(threads(), format_id, tiles, blocks, x, q, wide, scale, sums, np.arange(out.shape[0], dtype=np.int32), out)
+    _matmul(threads(), format_id, tiles, blocks, x, q, wide, scale, sums, out)
 
 
 @parallel_kernel
-def _matmul(n_threads, format_id, tiles, blocks, x, q, wide, scale, sums, tokens, out):
+def _matmul(n_threads, format_id, tiles, blocks, x, q, wide, scale, sums, out):
     w = read_only(tiles)
-    counter = new_counter()
+    tokens, counter = _every(out.shape[0]), new_counter()
     for _ in prange(n_threads):
         _share(counter, n_threads, format_id, w, tiles.shape[1], blocks, x, q, wide, scale, sums, tokens, out)
+
+
+@inner
+def _every(tokens):
+    """Outside of what is parallel: Numba would wake the threads to write them."""
+    return np.arange(tokens, dtype=np.int32)
 
 
 @inner

@@ -11,6 +11,7 @@ from cpu_runtime.kernels.activations import quantize_rows
 from cpu_runtime.kernels.experts import grouped_matmul
 from cpu_runtime.kernels.matmul import matmul, read_rows
 from cpu_runtime.kernels.norm import rms_norm_quantized
+from cpu_runtime.kernels.one_token import norm_and_quantize_token, quantize_token
 from cpu_runtime.kernels.panel import widen_rows
 from cpu_runtime.kernels.tile import READS_INT8
 from cpu_runtime.layers.norm import RMSNorm
@@ -73,20 +74,35 @@ class Activations:
     @classmethod
     def normed(cls, norm: RMSNorm, x: np.ndarray) -> Activations:
         """norm(x), quantized in the same pass: x [T, D] f32."""
-        rows, cols = x.shape[0], padded(x.shape[1])
-        out, int8 = np.empty((rows, cols), np.float32), _int8_of(rows, cols)
-        rms_norm_quantized(x, norm.weight, norm.eps, out, *int8)
-        made = cls(out)
-        made._int8 = int8
+        made = cls.room(*x.shape)
+        made.norm(norm, x, None)
         return made
+
+    @classmethod
+    def room(cls, rows: int, cols: int) -> Activations:
+        """Rows for `norm` to fill."""
+        made = cls(np.empty((rows, padded(cols)), np.float32))
+        made._int8 = _int8_of(*made.x.shape)
+        return made
+
+    def norm(self, norm: RMSNorm, x: np.ndarray, added: np.ndarray | None) -> None:
+        """Become norm(x), quantized in the same pass; x += added before that: x, added [T, D] f32."""
+        q, wide, scale, sums = self.int8
+        added = x[:0] if added is None else added
+        if len(x) == 1:
+            norm_and_quantize_token(x, added, norm.weight, norm.eps, self.x, q, scale, sums)
+        else:
+            rms_norm_quantized(x, added, norm.weight, norm.eps, self.x, q, wide, scale, sums)
 
     @property
     def int8(self) -> Int8:
         """(q, wide, scale, sums), made on first use."""
         if self._int8 is None:
             self._int8 = q, wide, scale, sums = _int8_of(*self.x.shape)
-            quantize_rows(self.x, q, scale, sums)
-            if wide.size:
+            if len(q) == 1:
+                quantize_token(self.x, q, scale, sums)
+            else:
+                quantize_rows(self.x, q, scale, sums)
                 widen_rows(q, wide)
         return self._int8
 
@@ -195,7 +211,7 @@ class Embedding:
         m = self.matrix
         out = np.empty((ids.size, padded(m.cols)), np.float32)
         read_rows(m.format.id, m.tiles, ids, out)
-        return out[:, : m.cols] if m.cols % BLOCK else out
+        return np.ascontiguousarray(out[:, : m.cols])
 
 
 class PassingEmbedding(Embedding):
