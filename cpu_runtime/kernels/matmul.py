@@ -11,6 +11,8 @@ from cpu_runtime.kernels.vectors import read_only
 from quant.formats import BLOCK, ROWS
 from quant.jit import inner, kernel, parallel_kernel, prange, threads
 
+_LOWEST_INT8 = min(READS_INT8)  # the formats before it are of floats
+
 
 def matmul(
     format_id: int,
@@ -26,13 +28,13 @@ def matmul(
 
     Shapes: tiles [n, tile_bytes] u8 · out [T, 16 n] f32 · activations as in `tile.py`: x, or q, wide, scale and sums.
     """
-    blocks = (q if format_id in READS_INT8 else x).shape[1] // BLOCK
-    _matmul(threads(), format_id, tiles, blocks, x, q, wide, scale, sums, out)
+    _matmul(threads(), format_id, tiles, x, q, wide, scale, sums, out)
 
 
 @parallel_kernel
-def _matmul(n_threads, format_id, tiles, blocks, x, q, wide, scale, sums, out):
+def _matmul(n_threads, format_id, tiles, x, q, wide, scale, sums, out):
     w = read_only(tiles)
+    blocks = (q.shape[1] if format_id >= _LOWEST_INT8 else x.shape[1]) // BLOCK
     tokens, counter = _every(out.shape[0]), new_counter()
     for _ in prange(n_threads):
         _share(counter, n_threads, format_id, w, tiles.shape[1], blocks, x, q, wide, scale, sums, tokens, out)
