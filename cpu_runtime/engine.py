@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cpu_runtime import models
+from cpu_runtime.crowd import Crowd, crowd
 from cpu_runtime.experts.mapped import MappedExperts
 from cpu_runtime.experts.streamed import StreamedExperts
 from cpu_runtime.layers.ahead import looking_ahead
@@ -68,6 +69,7 @@ class Engine:
 
         self.context, self.division = with_window(division_of, context, config.context)
         self.pressure: Pressure | None = None
+        self.crowd: Crowd | None = None
         if not self.division.fits:
             slots = self.division.slots(self.context)
             model.keep_dense()
@@ -88,7 +90,7 @@ class Engine:
         memory_bytes: int | None = None,
         verify: bool = False,
     ) -> Engine:
-        """Open a quantized model's folder; threads default to the physical cores.
+        """Open a quantized model's folder; threads default to the physical cores, fewer while others want these too.
 
         Keys and values are cached as `kv_dtype`: float16, but float32 where nothing is quantized, since that model is
         what others are measured against. The process stays under `memory_bytes`, or what is available if None. With
@@ -101,7 +103,10 @@ class Engine:
             raise UsageError(f"--threads {threads}: at least one is needed")
         set_threads(threads or physical_cores())
         model = open_model(path)
-        return cls(model, context=context, kv_dtype=kv_dtype, memory_bytes=memory_bytes, verify=verify)
+        engine = cls(model, context=context, kv_dtype=kv_dtype, memory_bytes=memory_bytes, verify=verify)
+        if threads is None:
+            engine.crowd = crowd(physical_cores())
+        return engine
 
     @cached_property
     def tokenizer(self) -> Tokenizer:

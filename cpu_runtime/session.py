@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from quant.errors import UsageError
+from quant.jit import set_threads, threads
 
 if TYPE_CHECKING:
     from cpu_runtime.engine import Engine
@@ -111,6 +112,8 @@ class Session:
         """
         if self.engine.pressure is not None:
             self.engine.pressure.relieve()
+        if self.engine.crowd is not None and (count := self.engine.crowd.threads(len(ids))) != threads():
+            set_threads(count)
         decoder, closed = self.engine.decoder, False
         try:
             x = decoder.embedding(np.asarray(ids, np.int64))

@@ -7,7 +7,7 @@ from math import prod
 
 import numpy as np
 
-from cpu_runtime.kernels.pages import PAGE, write_rows
+from cpu_runtime.kernels.pages import PAGE, as_stored, write_rows
 from quant.errors import ResourceError
 
 
@@ -16,18 +16,18 @@ class Pages:
 
     Shapes: rows [pages, heads, 256, size], zeros where nothing was written. Mapped memory is handed out, zeroed, when
     it is first touched, so that a wide window costs nothing until it is used and nothing is ever moved; pages follow
-    one another in order of position, so that what is touched is one run of memory.
+    one another in order of position, so that what is touched is one run of memory. `stored` is the same for kernels.
     """
 
-    __slots__ = ("rows",)
+    __slots__ = ("rows", "stored")
 
     def __init__(self, heads: int, size: int, context: int, dtype: np.dtype) -> None:
         self.rows = _reserved((-(-context // PAGE), heads, PAGE, size), dtype)
+        self.stored = as_stored(self.rows)
 
     def write(self, rows: np.ndarray, start: int) -> None:
         """Store the rows of T tokens from position `start` on; rows [T, heads, size] f32."""
-        assert start + rows.shape[0] <= PAGE * self.rows.shape[0], "the window is full"
-        write_rows(rows, start, self.rows)
+        write_rows(rows, start, self.stored)
 
     def taken(self, positions: np.ndarray) -> np.ndarray:
         """Copies of the rows at `positions`, as pages of their own; one head only.
@@ -48,6 +48,7 @@ class Pages:
     def clear(self) -> None:
         """Give the memory back."""
         self.rows = _reserved(self.rows.shape, self.rows.dtype)
+        self.stored = as_stored(self.rows)
 
 
 def _reserved(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

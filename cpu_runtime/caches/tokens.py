@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from cpu_runtime.caches.pages import Pages
+from cpu_runtime.kernels.pages import PAGE
 
 
 class TokenCache:
@@ -15,12 +16,19 @@ class TokenCache:
     def __init__(self, *pages: Pages) -> None:
         self.length = 0
         self._pages = pages
+        self._room = PAGE * len(pages[0].rows)
 
     def append(self, *rows: np.ndarray) -> int:
         """Store T new tokens, an array of rows [T, heads, size] f32 for each set of pages -> first position."""
-        start, self.length = self.length, self.length + rows[0].shape[0]
+        start = self.grow(rows[0].shape[0])
         for pages, new in zip(self._pages, rows, strict=True):
             pages.write(new, start)
+        return start
+
+    def grow(self, tokens: int) -> int:
+        """Count so many new tokens, whose rows the caller stores -> first position."""
+        start, self.length = self.length, self.length + tokens
+        assert self.length <= self._room, "the window is full"
         return start
 
     def mark(self, length: int) -> int:

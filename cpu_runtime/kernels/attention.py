@@ -11,7 +11,7 @@ import numpy as np
 
 from cpu_runtime.kernels.cpu import LANES
 from cpu_runtime.kernels.exponential import exp
-from cpu_runtime.kernels.pages import PAGE
+from cpu_runtime.kernels.pages import PAGE, as_stored
 from cpu_runtime.kernels.reductions import larger, largest_of
 from cpu_runtime.kernels.rows import (
     FEW,
@@ -54,21 +54,17 @@ def attend(
 ) -> None:
     """out[t, h] = softmax(scale * q[t, h] . keys) . values over positions 0 .. start + t.
 
-    Shapes: q [T, H, dk] f32 · k_pages [P, K, PAGE, dk], v_pages [P, K, PAGE, at least dv] f16 or f32
+    Shapes: q [T, H, dk] f32 · k_pages [P, K, PAGE, dk], v_pages [P, K, PAGE, at least dv] f32, or f16 or its bits
             out [T, H, dv] f32; query head h reads key/value head h // (H / K), a value is the first dv of its row
     """
-    if k_pages.dtype == np.float16:
-        k_pages, v_pages = k_pages.view(np.uint16), v_pages.view(np.uint16)
-    strides = k_pages.shape[3], v_pages.shape[3]
-    _attend(q, k_pages.reshape(-1), v_pages.reshape(-1), k_pages.shape[1], strides, start, np.float32(scale), out)
+    _attend(q, as_stored(k_pages), as_stored(v_pages), start, scale, out)
 
 
 @parallel_kernel
-def _attend(q, keys, values, kv_heads, strides, start, scale, out):
-    """The partial answers of a wave of tokens, as many as there is room for, then their sums.
-
-    Shapes: keys, values [..] all pages; a row of theirs has as many numbers as `strides` says
-    """
+def _attend(q, k_pages, v_pages, start, scale, out):
+    """The partial answers of a wave of tokens, as many as there is room for, then their sums."""
+    keys, values = k_pages.reshape(-1), v_pages.reshape(-1)
+    kv_heads, strides = k_pages.shape[1], (k_pages.shape[3], v_pages.shape[3])
     tokens, heads, size = out.shape
     pages = (start + tokens + PAGE - 1) // PAGE
     wave = max(1, min(tokens, _PARTIAL_FLOATS // (heads * pages * size)))

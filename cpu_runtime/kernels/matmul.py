@@ -12,6 +12,8 @@ from cpu_runtime.kernels.vectors import read_only
 from quant.formats import BLOCK, ROWS
 from quant.jit import inner, kernel, parallel_kernel, prange, threads
 
+_LOWEST_INT8 = min(READS_INT8)  # the formats before it are of floats
+
 
 def matmul(
     format_id: int,
@@ -27,16 +29,22 @@ def matmul(
 
     Shapes: tiles [n, tile_bytes] u8 · out [T, 16 n] f32 · activations as in `tile.py`: x, or q, wide, scale and sums.
     """
-    blocks = (q if format_id in READS_INT8 else x).shape[1] // BLOCK
-    _matmul(threads(), format_id, tiles, blocks, x, q, wide, scale, sums, np.arange(out.shape[0], dtype=np.int32), out)
+    _matmul(threads(), format_id, tiles, x, q, wide, scale, sums, out)
 
 
 @parallel_kernel
-def _matmul(n_threads, format_id, tiles, blocks, x, q, wide, scale, sums, tokens, out):
+def _matmul(n_threads, format_id, tiles, x, q, wide, scale, sums, out):
     w = read_only(tiles)
-    counter = new_counter()
+    blocks = (q.shape[1] if format_id >= _LOWEST_INT8 else x.shape[1]) // BLOCK
+    tokens, counter = _every(out.shape[0]), new_counter()
     for _ in prange(n_threads):
         _share(counter, n_threads, format_id, w, tiles.shape[1], blocks, x, q, wide, scale, sums, tokens, out)
+
+
+@inner
+def _every(tokens):
+    """Outside of what is parallel: Numba would wake the threads to write them."""
+    return np.arange(tokens, dtype=np.int32)
 
 
 @inner

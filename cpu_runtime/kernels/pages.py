@@ -11,38 +11,39 @@ PAGE = 256  # positions
 _LARGEST, _NORMAL, _INFINITY, _REBIAS = 0x477FE000, 0x38800000, 0x7F800000, (127 - 15) << 23
 _HALF, _HALF_BITS = np.float32(0.5), 0x3F000000
 _NAN = 0x7E00
+_F16 = np.dtype(np.float16)
+
+
+def as_stored(rows: np.ndarray) -> np.ndarray:
+    """The same memory as kernels see it: float32, or the bits of float16."""
+    return rows.view(np.uint16) if rows.dtype == _F16 else rows
 
 
 def write_rows(rows: np.ndarray, start: int, pages: np.ndarray) -> None:
     """Store the rows of T tokens at positions start .. start + T - 1.
 
-    Shapes: rows [T, K, d] f32 · pages [P, K, PAGE, d] f16 or f32
+    Shapes: rows [T, K, d] f32 · pages [P, K, PAGE, d] f32, or f16 or its bits
     A number beyond float16 is stored as the largest one: an infinity would turn into NaN even where it is masked.
     """
-    if pages.dtype == np.float16:
-        _write_f16(rows, start, pages.view(np.uint16))
-    else:
-        _write_f32(rows, start, pages)
+    _write_rows(rows, start, as_stored(pages))
 
 
 @kernel
-def _write_f16(rows, start, pages):
-    tokens, heads, size = rows.shape
-    for t in range(tokens):
-        page, at = (start + t) // PAGE, (start + t) % PAGE
-        for h in range(heads):
-            for i in range(size):
-                pages[page, h, at, i] = f16_bits(rows[t, h, i])
+def _write_rows(rows, start, pages):
+    for t in range(rows.shape[0]):
+        write_token(rows[t], start + t, pages)
 
 
-@kernel
-def _write_f32(rows, start, pages):
-    tokens, heads, size = rows.shape
-    for t in range(tokens):
-        page, at = (start + t) // PAGE, (start + t) % PAGE
-        for h in range(heads):
-            for i in range(size):
-                pages[page, h, at, i] = rows[t, h, i]
+@inner
+def write_token(rows, position, pages):
+    """Store one token's rows: [K, d] f32."""
+    page, at = position // PAGE, position % PAGE
+    for h in range(rows.shape[0]):
+        for i in range(rows.shape[1]):
+            if pages.itemsize == 2:
+                pages[page, h, at, i] = f16_bits(rows[h, i])
+            else:
+                pages[page, h, at, i] = rows[h, i]
 
 
 @inner

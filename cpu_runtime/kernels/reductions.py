@@ -5,6 +5,7 @@ larger(x, y)             lane by lane the larger of two floats; not for NaN
 largest_of(v)            the largest of all floats; not for NaN
 sums_of(v0, v1, v2, v3)  four vectors' `sum_of`, as one vector of 4
 lane(v, i)               one float of a vector
+add_squares(total, v)    a float64 and the squares of all floats, in float64, halves first
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from numba.core import types
 from cpu_runtime.kernels.lowering import F32, I32, constant, part, vector
 from cpu_runtime.kernels.vectors import Vector, operation, sum_of
 
+F64 = ir.DoubleType()
 _EXACT = ("nsz",)  # float operations without flags would get the kernel's fast-math licence
 
 
@@ -86,3 +88,23 @@ def sums_of(typing_context: Any, v0: Any, v1: Any, v2: Any, v3: Any) -> Any:
 @operation(lambda v, i: v[i])
 def lane(typing_context: Any, v: Any, i: Any) -> Any:
     return typed(types.float32, (v, types.intp), lambda b, v, i: b.extract_element(v, i))
+
+
+def _add_squares_meaning(total: np.float64, v: np.ndarray) -> np.float64:
+    squares = v.astype(np.float64) ** 2
+    while squares.size > 1:
+        squares = squares[: squares.size // 2] + squares[squares.size // 2 :]
+    return np.float64(total + squares[0])
+
+
+@operation(_add_squares_meaning)
+def add_squares(typing_context: Any, total: Any, v: Any) -> Any:
+    def build(b: ir.IRBuilder, total: ir.Value, v: ir.Value) -> ir.Value:
+        wide = b.fpext(v, vector(F64, v.type.count))
+        sums = b.fmul(wide, wide, flags=_EXACT)
+        while sums.type.count > 1:
+            n = sums.type.count // 2
+            sums = b.fadd(part(b, sums, 0, n), part(b, sums, n, n), flags=_EXACT)
+        return b.fadd(total, b.extract_element(sums, I32(0)), flags=_EXACT)
+
+    return typed(types.float64, (types.float64, v), build)

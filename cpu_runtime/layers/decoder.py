@@ -10,6 +10,7 @@ import numpy as np
 
 from cpu_runtime.layers.linear import Activations, Embedding, Linear
 from cpu_runtime.layers.norm import RMSNorm
+from cpu_runtime.layers.residual import Residual
 
 
 class Mixer(Protocol):
@@ -35,10 +36,10 @@ class Block:
     norm2: RMSNorm
     feed_forward: FeedForward
 
-    def __call__(self, x: np.ndarray, cache: Any) -> None:
-        """Shapes: x [T, D] f32, changed in place."""
-        x += self.mixer(Activations.normed(self.norm1, x), cache)
-        x += self.feed_forward(Activations.normed(self.norm2, x))
+    def __call__(self, x: Residual, cache: Any) -> None:
+        """Of T rows; the cache grows by T tokens."""
+        x.add(self.mixer(x.normed(self.norm1), cache))
+        x.add(self.feed_forward(x.normed(self.norm2)))
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,11 @@ class Decoder:
 
     def steps(self, x: np.ndarray, caches: Sequence[Any]) -> Iterator[int]:
         """Run the blocks one after another, and say after each how many are done: x [T, D] f32, changed in place."""
+        residual = Residual(x)
         for done, (block, cache) in enumerate(zip(self.blocks, caches, strict=True), 1):
-            block(x, cache)
+            block(residual, cache)
             yield done
+        residual.settle()
 
     def logits(self, hidden: np.ndarray) -> np.ndarray:
         """Shapes: hidden [T, D] f32 -> [T, V] f32."""

@@ -10,7 +10,6 @@ from cpu_runtime.caches.tokens import KVCache
 from cpu_runtime.kernels.delta import sigmoid_gate
 from cpu_runtime.layers.grouped_attention import GroupedAttention
 from cpu_runtime.layers.linear import Activations
-from cpu_runtime.layers.norm import RMSNorm
 
 
 @dataclass(frozen=True)
@@ -21,17 +20,12 @@ class GatedAttention(GroupedAttention):
     at a time before the rotation.
     """
 
-    q_norm: RMSNorm
-    k_norm: RMSNorm
-
     def __call__(self, x: Activations, cache: KVCache) -> np.ndarray:
         """Shapes: x of T rows -> [T, D] f32; the cache grows by T tokens."""
-        tokens, d = x.x.shape[0], self.head_size
         query_gate, key, value = self.projections(x)
+        tokens, d = len(query_gate), self.head_size
         query_gate = query_gate.reshape(tokens, self.heads, 2 * d)
-        query = self.q_norm(np.ascontiguousarray(query_gate[:, :, :d]).reshape(-1, d)).reshape(tokens, self.heads, d)
-        key = self.k_norm(key.reshape(-1, d)).reshape(tokens, self.kv_heads, d)
-        value = value.reshape(tokens, self.kv_heads, d)
+        query = np.ascontiguousarray(query_gate[:, :, :d]).reshape(tokens, -1)
         mixed = self.mix(query, key, value, cache)
         gated = np.empty_like(mixed)
         sigmoid_gate(mixed, query_gate[:, :, d:], gated)

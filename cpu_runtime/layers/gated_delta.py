@@ -46,6 +46,10 @@ class GatedDelta:
     def _projections(self) -> SideBySide:
         return SideBySide(self.qkv, self.z)
 
+    @cached_property
+    def _gates(self) -> SideBySide:
+        return SideBySide(self.a, self.b)
+
     def __call__(self, x: Activations, cache: RecurrentState) -> np.ndarray:
         """Shapes: x of T rows -> [T, D] f32; the state moves on by T tokens."""
         tokens = x.x.shape[0]
@@ -55,7 +59,7 @@ class GatedDelta:
 
         decay = np.empty((tokens, self.value_heads), np.float32)
         beta = np.empty_like(decay)
-        delta_gates(self.a(x), self.b(x), self.A_log, self.dt_bias, decay, beta)
+        delta_gates(*self._gates(x), self.A_log, self.dt_bias, decay, beta)
 
         width = self.key_heads * self.key_size
         keys_shape = tokens, self.key_heads, self.key_size

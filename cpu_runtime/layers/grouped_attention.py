@@ -9,18 +9,25 @@ import numpy as np
 
 from cpu_runtime.caches.tokens import KVCache
 from cpu_runtime.kernels.attention import attend
+from cpu_runtime.kernels.qkv import ready_and_keep
 from cpu_runtime.layers.linear import Linear, SideBySide
+from cpu_runtime.layers.norm import RMSNorm
 from cpu_runtime.layers.rope import Rope
 
 
 @dataclass(frozen=True)
 class GroupedAttention:
-    """Projections and cache of H query heads over K key/value heads; query head h reads head h // (H / K)."""
+    """Projections and cache of H query heads over K key/value heads; query head h reads head h // (H / K).
+
+    Queries and keys are normed before the rotation: a head at a time, or all heads together, as the norms are wide.
+    """
 
     q: Linear
     k: Linear
     v: Linear
     o: Linear
+    q_norm: RMSNorm
+    k_norm: RMSNorm
     rope: Rope
     heads: int
     kv_heads: int
@@ -36,13 +43,22 @@ class GroupedAttention:
         return SideBySide(self.q, self.k, self.v)
 
     def mix(self, query: np.ndarray, key: np.ndarray, value: np.ndarray, cache: KVCache) -> np.ndarray:
-        """softmax(q k / sqrt(d)) v after the rotation, the new tokens included; the cache grows by them.
+        """softmax(q k / sqrt(d)) v after norms and rotation, the new tokens included; the cache grows by them.
 
-        Shapes: query [T, H, d], key and value [T, K, d] f32 -> [T, H, d] f32; query and key are rotated in place.
+        Shapes: query [T, H d], key and value [T, K d] f32 -> [T, H, d] f32; query and key are changed in place.
         """
-        self.rope(query, cache.length)
-        self.rope(key, cache.length)
-        start = cache.append(key, value)
+        tokens = len(query)
+        start, q_norm, k_norm = cache.grow(tokens), self.q_norm, self.k_norm
+        keys, values = cache.keys.stored, cache.values.stored
+        ready_and_keep(
+            query, key, value, q_norm.weight, q_norm.eps, k_norm.weight, k_norm.eps,
+            start, *self.rope.turn, keys, values,
+        )  # fmt: skip
+        query = query.reshape(tokens, self.heads, self.head_size)
         mixed = np.empty_like(query)
-        attend(query, cache.keys.rows, cache.values.rows, start, np.float32(self.head_size**-0.5), mixed)
+        attend(query, keys, values, start, self._scale, mixed)
         return mixed
+
+    @cached_property
+    def _scale(self) -> np.float32:
+        return np.float32(self.head_size**-0.5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
@@ -11,6 +12,7 @@ from cpu_runtime.kernels.activations import quantize_rows
 from cpu_runtime.kernels.experts import grouped_matmul
 from cpu_runtime.kernels.matmul import matmul, read_rows
 from cpu_runtime.kernels.norm import rms_norm_quantized
+from cpu_runtime.kernels.one_token import norm_and_quantize_token, quantize_token
 from cpu_runtime.kernels.tile import READS_WIDE
 from cpu_runtime.kernels.tile_single import READS_INT8
 from cpu_runtime.kernels.wide_panel import widen_rows
@@ -74,19 +76,33 @@ class Activations:
     @classmethod
     def normed(cls, norm: RMSNorm, x: np.ndarray) -> Activations:
         """norm(x), quantized in the same pass: x [T, D] f32."""
-        rows, cols = x.shape[0], padded(x.shape[1])
-        out, int8 = np.empty((rows, cols), np.float32), _int8_of(rows, cols)
-        rms_norm_quantized(x, norm.weight, norm.eps, out, *int8)
-        made = cls(out)
-        made._int8 = int8
+        made = cls.room(*x.shape)
+        made.norm(norm, x, None)
         return made
+
+    @classmethod
+    def room(cls, rows: int, cols: int) -> Activations:
+        """Rows for `norm` to fill."""
+        made = cls(np.empty((rows, padded(cols)), np.float32))
+        made._int8 = _int8_of(*made.x.shape)
+        return made
+
+    def norm(self, norm: RMSNorm, x: np.ndarray, added: np.ndarray | None) -> None:
+        """Become norm(x), quantized in the same pass; x += added before that: x, added [T, D] f32."""
+        added = x[:0] if added is None else added
+        norm_and_quantize = norm_and_quantize_token if len(x) == 1 else rms_norm_quantized
+        norm_and_quantize(x, added, norm.weight, norm.eps, self.x, *self.int8)
+        self._wide = None
 
     @property
     def int8(self) -> Int8:
         """(q, scale, sums), made on first use."""
         if self._int8 is None:
             self._int8 = _int8_of(*self.x.shape)
-            quantize_rows(self.x, *self._int8)
+            if len(self.x) == 1:
+                quantize_token(self.x, *self._int8)
+            else:
+                quantize_rows(self.x, *self._int8)
         return self._int8
 
     @property
@@ -127,21 +143,24 @@ class SideBySide:
     of different formats or in different places, are taken one by one.
     """
 
-    __slots__ = ("_joined", "_linears")
+    __slots__ = ("_joined", "_linears", "_places")
 
     def __init__(self, *linears: Linear) -> None:
+        matrices = [linear.matrix for linear in linears] if _plain(linears) else []
+        joined = end_to_end(matrices) if matrices else None
         self._linears = linears
-        self._joined = end_to_end([linear.matrix for linear in linears]) if _plain(linears) else None
+        self._joined = None if joined is None else Linear(joined)
+        starts = accumulate((ROWS * len(matrix.tiles) for matrix in matrices), initial=0)
+        self._places = [
+            (slice(None), slice(at, at + matrix.rows)) for matrix, at in zip(matrices, starts, strict=False)
+        ]
 
     def __call__(self, x: Activations) -> list[np.ndarray]:
         """Shapes: x of T rows -> what each layer answers, [T, rows] f32."""
-        if self._joined is None or x.x.shape[0] > 1:
+        if self._joined is None or len(x.x) > 1:
             return [linear(x) for linear in self._linears]
-        out, answers, at = Linear(self._joined)(x), [], 0
-        for linear in self._linears:
-            answers.append(out[:, at : at + linear.matrix.rows])
-            at += ROWS * len(linear.matrix.tiles)
-        return answers
+        out = self._joined(x)
+        return [out[place] for place in self._places]
 
 
 def _plain(linears: Sequence[Linear]) -> bool:
@@ -151,24 +170,29 @@ def _plain(linears: Sequence[Linear]) -> bool:
 class HeadwiseLinear:
     """y[t, h] = W_h @ x[t, h] for a matrix whose heads lie one after another, each a multiple of 16 rows."""
 
-    __slots__ = ("heads", "matrix")
+    __slots__ = ("_alone", "heads", "matrix")
 
     def __init__(self, matrix: Matrix, heads: int) -> None:
         assert matrix.rows % (ROWS * heads) == 0  # no tile holds two heads
         self.matrix = matrix
         self.heads = heads
+        self._alone = self._pairs(1)
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """Shapes: x [T, H, n] f32 -> [T, H, rows of a head] f32."""
         tokens, heads, size = x.shape
         m, rows = self.matrix, self.matrix.rows // heads
         arrays = Activations(x.reshape(tokens * heads, size)).for_format(m.format.id)
-        slots = np.arange(heads, dtype=np.int32)
-        starts = np.arange(heads + 1, dtype=np.int32) * np.int32(tokens)
-        by_head = np.arange(tokens * heads, dtype=np.int32).reshape(tokens, heads).T.ravel()
+        slots, starts, by_head = self._alone if tokens == 1 else self._pairs(tokens)
         out = empty_rows(heads * tokens, rows)
         grouped_matmul(m.format.id, m.tiles.reshape(heads, -1), 0, rows, slots, starts, *arrays, by_head, out)
         return np.ascontiguousarray(out.reshape(heads, tokens, rows).swapaxes(0, 1))
+
+    def _pairs(self, tokens: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(each head's place, where its pairs with tokens begin, the row of each pair), all i32."""
+        by_token = np.arange(tokens * self.heads, dtype=np.int32).reshape(tokens, self.heads)
+        starts = np.arange(self.heads + 1, dtype=np.int32) * np.int32(tokens)
+        return np.arange(self.heads, dtype=np.int32), starts, by_token.T.ravel()
 
 
 def row_range(matrix: Matrix, first: int, last: int) -> Matrix:
@@ -204,7 +228,7 @@ class Embedding:
         m = self.matrix
         out = np.empty((ids.size, padded(m.cols)), np.float32)
         read_rows(m.format.id, m.tiles, ids, out)
-        return out[:, : m.cols] if m.cols % BLOCK else out
+        return np.ascontiguousarray(out[:, : m.cols])
 
 
 class PassingEmbedding(Embedding):

@@ -11,6 +11,7 @@ import numpy as np
 
 from cpu_runtime.experts.store import ExpertStore, Group
 from cpu_runtime.kernels.experts import grouped_matmul, swiglu, weighted_sum
+from cpu_runtime.kernels.one_token import weighted_sum_of_token
 from cpu_runtime.kernels.router import sigmoid_top_k, softmax_top_k
 from cpu_runtime.layers.linear import Activations, Linear, empty_rows, padded
 from cpu_runtime.layers.networks import Networks
@@ -70,9 +71,12 @@ class SigmoidRouter:
         scores = self.gate(x)
         experts = np.empty((scores.shape[0], self.active), np.int32)
         weights = np.empty((scores.shape[0], self.active), np.float32)
-        eps, factor = np.float32(self.eps), np.float32(self.factor)
-        sigmoid_top_k(scores, self.bias, self.groups, self.kept, self.active, eps, factor, experts, weights)
+        sigmoid_top_k(scores, self.bias, self.groups, self.kept, self.active, *self._sum, experts, weights)
         return experts, weights
+
+    @cached_property
+    def _sum(self) -> tuple[np.float32, np.float32]:
+        return np.float32(self.eps), np.float32(self.factor)
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,7 @@ class MLP:
         gate, up, down = (linear.matrix.tiles.reshape(1, -1) for linear in (self.gate, self.up, self.down))
         out = np.empty((1, self._network.width), np.float32)
         self._network.answer((gate, up, down), _FIRST, _FIRST, x, out)
-        return out[:, : self.down.matrix.rows]
+        return out[:, : self._network.rows]
 
 
 @dataclass(frozen=True)
@@ -137,18 +141,23 @@ class MoE:
     def __call__(self, x: Activations) -> np.ndarray:
         """Shapes: x of T rows -> [T, D] f32."""
         experts, weights = self.router(x)
-        asked = ask(self.store, self.layer, experts)
         # What does not wait for a record comes between asking and using them.
-        if self.ahead is not None:
-            self.ahead(x)
-        shared = None if self.shared is None else self.shared(x)
-        if experts.shape[0] == 1:
-            out = _one_token(asked, self._networks, x, weights)
+        if len(experts) == 1:
+            groups = self.store.fetch(self.layer, experts[0])
+            shared = self._meanwhile(x)
+            out = _one_token(groups, self._networks, x, weights)
         else:
+            asked = ask(self.store, self.layer, experts)
+            shared = self._meanwhile(x)
             out = routed(asked, x, experts, weights)
         if shared is not None:
             out += shared
         return out
+
+    def _meanwhile(self, x: Activations) -> np.ndarray | None:
+        if self.ahead is not None:
+            self.ahead(x)
+        return None if self.shared is None else self.shared(x)
 
     @cached_property
     def _networks(self) -> Networks:
@@ -167,11 +176,8 @@ class Asked(NamedTuple):
 def ask(store: ExpertStore, layer: int, experts: np.ndarray) -> Asked:
     """Begin to fetch each active expert, once for all its tokens: experts [T, A] i32."""
     parts = store.records(layer).parts
-    tokens, active = experts.shape
-    if tokens == 1:
-        return Asked(store.fetch(layer, experts[0]), parts, np.arange(active), active)
     distinct, which, uses = np.unique(experts, return_inverse=True, return_counts=True)
-    return Asked(store.fetch(layer, distinct, uses, tokens), parts, which.ravel(), distinct.size)
+    return Asked(store.fetch(layer, distinct, uses, len(experts)), parts, which.ravel(), distinct.size)
 
 
 def routed(asked: Asked, x: Activations, experts: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -200,14 +206,14 @@ def routed(asked: Asked, x: Activations, experts: np.ndarray, weights: np.ndarra
     return out
 
 
-def _one_token(asked: Asked, networks: Networks, x: Activations, weights: np.ndarray) -> np.ndarray:
-    """The same for a token alone, whose experts need no sorting."""
-    answers = np.empty((asked.distinct, networks.width), np.float32)
-    for records, members, slots in asked.groups:
+def _one_token(groups: Iterator[Group], networks: Networks, x: Activations, weights: np.ndarray) -> np.ndarray:
+    """The same for a token alone, whose experts need no sorting: weights [1, A] f32 -> [1, D] f32."""
+    answers = np.empty((weights.shape[1], networks.width), np.float32)
+    for records, members, slots in groups:
         networks.answer((records, records, records), slots, members, x, answers)
-    out = np.empty((1, asked.parts["down"].rows), np.float32)
-    weighted_sum(answers, np.arange(asked.distinct, dtype=np.int32)[None], weights, out)
-    return out
+    out = np.empty((1, networks.width), np.float32)
+    weighted_sum_of_token(answers, weights, out)
+    return out[:, : networks.rows]
 
 
 def _pairs(which: np.ndarray, distinct: int, members: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -20,13 +21,14 @@ _MATRICES = ("gate", "up", "down")
 class Networks:
     """Networks alike in shape and format; each triple is of gate, up and down.
 
-    `offsets` say where in its row of bytes a network's matrix begins.
+    `offsets` say where in its row of bytes a network's matrix begins, `rows` how many numbers an answer has.
     """
 
     ids: Triple
     offsets: Triple
     tile_bytes: Triple
     n_tiles: Triple
+    rows: int
 
     @classmethod
     def of_records(cls, parts: Mapping[str, RecordPart]) -> Networks:
@@ -40,9 +42,9 @@ class Networks:
             *[(form.id, offset, form.tile_bytes(cols), tiles(rows)) for form, rows, cols, offset in matrices],
             strict=True,
         )
-        return cls(ids, offsets, sizes, counts)
+        return cls(ids, offsets, sizes, counts, rows=matrices[2][1])
 
-    @property
+    @cached_property
     def width(self) -> int:
         """Numbers of an answer, whole tiles of them."""
         return ROWS * self.n_tiles[2]
@@ -59,6 +61,10 @@ class Networks:
 
         Shapes: weights [n, bytes] u8 · slots, members [G] i32 · x of one row · out [more than any member, width] f32
         """
-        rows, q, _, scale, sums = x.for_format(max(self.ids[:2]))  # formats of integers have the higher ids
+        rows, q, _, scale, sums = x.for_format(self._reads)
         lies = self.ids, self.offsets, self.tile_bytes, self.n_tiles
         feed_forward(*lies, *weights, slots, members, rows, q, scale, sums, out)
+
+    @cached_property
+    def _reads(self) -> int:
+        return max(self.ids[:2])  # formats of integers have the higher ids

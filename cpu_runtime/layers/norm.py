@@ -23,6 +23,9 @@ class RMSNorm:
         return out
 
 
+NO_NORM = RMSNorm(np.zeros(0, np.float32), 0.0)  # for queries and keys that are rotated as they are
+
+
 class LayerNorm:
     """weight * (x - mean) / deviation + bias."""
 

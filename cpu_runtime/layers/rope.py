@@ -69,19 +69,21 @@ def _inverse(theta: float, n_rotated: int) -> np.ndarray:
 
 
 class Rope(ABC):
-    """Rotates the first n dimensions of heads in place by angle position * inv_freq."""
+    """Rotates the first n dimensions of heads in place by angle position * inv_freq.
 
-    __slots__ = ("_first", "_second", "frequencies")
+    `turn` is (inv_freq, first and second dimensions of pairs, magnitude), as kernels take it.
+    """
+
+    __slots__ = ("frequencies", "turn")
 
     def __init__(self, frequencies: Frequencies) -> None:
         self.frequencies = frequencies
-        self._first, self._second = self._pairs(np.arange(frequencies.inv_freq.size))
+        pairs = self._pairs(np.arange(frequencies.inv_freq.size))
+        self.turn = (frequencies.inv_freq, *pairs, np.float32(frequencies.magnitude))
 
     def __call__(self, heads: np.ndarray, start: int) -> None:
         """Shapes: heads [T, H, d] f32 at positions start .. start + T - 1; changed in place."""
-        rotate(heads, start, self.frequencies.inv_freq, self._first, self._second)
-        if self.frequencies.magnitude != 1:
-            heads[:, :, : 2 * self.frequencies.inv_freq.size] *= np.float32(self.frequencies.magnitude)
+        rotate(heads, start, *self.turn)
 
     @staticmethod
     @abstractmethod

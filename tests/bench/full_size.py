@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from cpu_runtime import Engine, footprint
+from cpu_runtime.layers.residual import Residual
 from tests.published import PUBLISHED, scaled
 from tests.synth import write_model
 
@@ -119,14 +120,14 @@ def time_layers(folder: Path) -> dict[str, float]:
         caches = decoder.new_caches(engine.context, engine.kv_dtype)
         seconds: dict[str, list[float]] = defaultdict(list)
         for turn in range(16):
-            x = decoder.embedding(np.zeros(1, np.int64))
+            x = Residual(decoder.embedding(np.zeros(1, np.int64)))
             took: dict[str, list[float]] = defaultdict(list)
             for block, cache in zip(decoder.blocks, caches, strict=True):
                 start = perf_counter()
                 block(x, cache)
                 took[kind(block)].append(perf_counter() - start)
             start = perf_counter()
-            decoder.logits(x)
+            decoder.logits(x.settle())
             took["head"].append(perf_counter() - start)
             if turn > 3:  # the first compile, and bring the experts that this token uses into memory
                 for what, times in took.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,24 +10,31 @@ import pytest
 
 from cpu_runtime.layers import rope
 from cpu_runtime.layers.decoder import Decoder
+from cpu_runtime.layers.linear import Activations
 from cpu_runtime.layers.moe import MoE
+from cpu_runtime.layers.norm import NO_NORM, RMSNorm
 from cpu_runtime.layers.wide_norm_attention import WideNormAttention
 from tests.conftest import Quantized
 from tests.recordings import Mistake, change, mistake_error, mixers
 
 
 def norm_a_head_at_a_time(decoder: Decoder, patch: pytest.MonkeyPatch) -> None:
-    def by_head(norm: Any, size: int) -> Any:
-        def apply(x: np.ndarray) -> np.ndarray:
-            heads = x.reshape(len(x), -1, size)
-            normed = heads / np.sqrt((heads**2).mean(2, keepdims=True) + norm.eps)
-            return np.ascontiguousarray(normed.reshape(x.shape) * norm.weight)
+    def by_head(x: np.ndarray, norm: RMSNorm, size: int) -> np.ndarray:
+        heads = x.reshape(len(x), -1, size)
+        normed = heads / np.sqrt((heads**2).mean(2, keepdims=True) + norm.eps)
+        return np.ascontiguousarray(normed.reshape(x.shape) * norm.weight)
 
-        return apply
+    def projected(mixer: WideNormAttention) -> Callable[[Activations], list[np.ndarray]]:
+        norms, right = (mixer.q_norm, mixer.k_norm), mixer.projections
+
+        def wrong(x: Activations) -> list[np.ndarray]:
+            *pair, value = right(x)
+            return [by_head(y, norm, mixer.head_size) for y, norm in zip(pair, norms, strict=True)] + [value]
+
+        return wrong
 
     for mixer in mixers(decoder, WideNormAttention):
-        q_norm, k_norm = by_head(mixer.q_norm, mixer.head_size), by_head(mixer.k_norm, mixer.head_size)
-        change(mixer, q_norm=q_norm, k_norm=k_norm)
+        change(mixer, projections=projected(mixer), q_norm=NO_NORM, k_norm=NO_NORM)
 
 
 def rope_on_the_whole_head(decoder: Decoder, patch: pytest.MonkeyPatch) -> None:

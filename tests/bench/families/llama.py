@@ -21,7 +21,7 @@ from cpu_runtime.layers.decoder import Block, Decoder
 from cpu_runtime.layers.grouped_attention import GroupedAttention
 from cpu_runtime.layers.linear import Activations, Embedding, Linear
 from cpu_runtime.layers.moe import MoE
-from cpu_runtime.layers.norm import RMSNorm
+from cpu_runtime.layers.norm import NO_NORM, RMSNorm
 from cpu_runtime.layers.rope import Frequencies, InterleavedRope
 from cpu_runtime.models.config import Keys, frequencies
 from cpu_runtime.text.syntax import ChatSyntax
@@ -37,10 +37,8 @@ class PlainAttention(GroupedAttention):
 
     def __call__(self, x: Activations, cache: KVCache) -> np.ndarray:
         """Shapes: x of T rows -> [T, D] f32; the cache grows by T tokens."""
-        tokens, d = x.x.shape[0], self.head_size
-        query = self.q(x).reshape(tokens, self.heads, d)
-        key, value = (linear(x).reshape(tokens, self.kv_heads, d) for linear in (self.k, self.v))
-        return self.o(Activations(self.mix(query, key, value, cache).reshape(tokens, self.heads * d)))
+        query, key, value = self.projections(x)
+        return self.o(Activations(self.mix(query, key, value, cache).reshape(len(query), -1)))
 
 
 @dataclass(frozen=True)
@@ -128,6 +126,8 @@ def build(c: Config, model: QuantizedModel, store: ExpertStore) -> Decoder:
         at = f"layers.{layer}."
         attention = PlainAttention(
             **{part: Linear(model.matrix(f"{at}attn.{part}")) for part in ("q", "k", "v", "o")},
+            q_norm=NO_NORM,
+            k_norm=NO_NORM,
             rope=InterleavedRope(c.rope),
             heads=c.heads,
             kv_heads=c.kv_heads,

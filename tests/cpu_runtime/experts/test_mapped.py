@@ -6,6 +6,7 @@ import ctypes
 import mmap
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 
 from cpu_runtime import Engine
 from cpu_runtime.experts.mapped import MappedExperts
-from cpu_runtime.layers import moe
+from cpu_runtime.experts.store import Group
 from quant.container import open_model
 from tests.checkpoints import copy_of
 from tests.conftest import DEMO, Quantized
@@ -47,12 +48,12 @@ def test_a_token_brings_in_its_experts_alone(
             pytest.skip("this file system does not let pages go")
         active = {}
 
-        def recorded(store: MappedExperts, layer: int, experts: np.ndarray) -> moe.Asked:
-            active[layer] = set(experts.ravel().tolist())
+        def recorded(store: MappedExperts, layer: int, experts: np.ndarray) -> Iterator[Group]:
+            active[layer] = set(experts.tolist())
             return original(store, layer, experts)
 
-        original = moe.ask
-        monkeypatch.setattr(moe, "ask", recorded)
+        original = MappedExperts.fetch
+        monkeypatch.setattr(MappedExperts, "fetch", recorded)
         engine.session().advance([5])
         for layer in layers:
             present = resident(layer.records)

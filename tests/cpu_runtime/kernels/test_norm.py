@@ -6,6 +6,7 @@ import pytest
 from cpu_runtime.kernels.norm import layer_norm, rms_norm
 from cpu_runtime.layers.linear import Activations
 from cpu_runtime.layers.norm import RMSNorm
+from cpu_runtime.layers.residual import Residual
 from tests import reference
 
 EPS = np.float32(1e-6)
@@ -62,3 +63,26 @@ def test_rms_norm_and_quantization_in_one_pass_are_the_two_in_turn(tokens: int, 
     assert np.array_equal(at_once.x, in_turn.x)
     for found, expected in zip(at_once.int8, in_turn.int8, strict=True):
         assert np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize("width", [16, 96, 2048])
+def test_a_token_alone_is_the_same_bits_as_among_others(width: int) -> None:
+    x, norm = 3 * rows(5, width), RMSNorm(1 + rows(width, seed=1), 1e-6)
+    together = Activations.normed(norm, x)
+    for t in range(5):
+        alone = Activations.normed(norm, x[t : t + 1])
+        for found, expected in zip((alone.x, *alone.int8), (together.x, *together.int8), strict=True):
+            assert np.array_equal(found, expected[t : t + 1] if len(found) else found)
+
+
+@pytest.mark.parametrize("tokens", [1, 3])
+def test_what_blocks_add_is_in_the_next_norm_and_in_the_end(tokens: int) -> None:
+    x, first, second = (rows(tokens, 96, seed=seed) for seed in range(3))
+    norm, residual = RMSNorm(1 + rows(96, seed=3), 1e-6), Residual(x.copy())
+    assert np.array_equal(residual.normed(norm).x, Activations.normed(norm, x).x)
+    residual.add(first)
+    assert np.array_equal(residual.normed(norm).x, Activations.normed(norm, x + first).x)
+    assert np.array_equal(residual.normed(norm).x, Activations.normed(norm, x + first).x), "added once"
+    residual.add(second)
+    residual.add(second)
+    assert np.array_equal(residual.settle(), x + first + second + second)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 
 from cpu_runtime.kernels.cpu import LANES
-from cpu_runtime.kernels.reductions import lane, larger, largest_of, spread_f32, sums_of
+from cpu_runtime.kernels.reductions import add_squares, lane, larger, largest_of, spread_f32, sums_of
 from cpu_runtime.kernels.vectors import load_f32, store_f32, sum_of
 from quant.jit import kernel
 
@@ -33,3 +33,18 @@ def test_lanes_are_summed_and_compared() -> None:
     assert np.array_equal(top[:LANES], np.maximum(x[0], x[1]))
     assert top[LANES] == x[0].max()
     assert (spread == x[0, 3]).all()
+
+
+@kernel
+def squares(x, before, found):
+    found[0] = add_squares(before, load_f32(x, 0, 32))
+    found[1] = add_squares(before, load_f32(x, 0, 1))
+
+
+def test_squares_are_added_in_float64_halves_first() -> None:
+    x, found = np.random.default_rng(1).standard_normal(32).astype(np.float32) * 1000, np.empty(2)
+    squares(x, 0.1, found)
+    halves = x.astype(np.float64) ** 2
+    while halves.size > 1:
+        halves = halves[: halves.size // 2] + halves[halves.size // 2 :]
+    assert found.tolist() == [0.1 + halves[0], 0.1 + float(x[0]) ** 2]
