@@ -21,7 +21,7 @@ Seed = Annotated[int | None, typer.Option("--seed", help="The same seed draws th
 MaxTokens = Annotated[int | None, typer.Option("--max-tokens", "-n", help="Stop after this many tokens.")]
 Stop = Annotated[list[str] | None, typer.Option("--stop", help="Stop where this text appears; repeatable.")]
 Context = Annotated[int | None, typer.Option("--ctx", "-c", help="Context window in tokens.")]
-Threads = Annotated[int | None, typer.Option("--threads", "-t", help="Threads; if not given, the physical cores, fewer while others use them.")]
+Threads = Annotated[int | None, typer.Option("--threads", "-t", help="Threads; else one a core that is free.")]
 Memory = Annotated[
     str | None, typer.Option("--memory", help="Most memory to use: 12G, 800M; what is free if left out.")
 ]

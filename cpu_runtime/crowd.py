@@ -11,9 +11,7 @@ from time import perf_counter
 
 _TASKS, _OWN = Path("/proc/self/task"), Path("/proc/self/schedstat")
 _WINDOW = 0.25  # seconds between two looks
-_CROWDED = (
-    0.25  # threads that wait for a core at a time, on average; alone it is 0.003, beside one busy program 0.5 to 1
-)
+_CROWDED = 0.25  # threads that wait for a core, on average: 0.003 alone, 0.5 to 1 beside a busy program
 _SHORTEST, _LONGEST = 1.0, 16.0  # seconds without waiting before one thread more is tried
 
 
