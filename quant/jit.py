@@ -1,4 +1,4 @@
-"""The only door to Numba: `kernel`, `inner`, `parallel_kernel`, `prange`, `set_threads`, `threads`, `cpu_features`.
+"""The door to Numba: `kernel`, `inner`, `parallel_kernel`, `prange`, `set_threads`, `threads`, `cpu_features`.
 
 Kernels carry no explicit signatures, because those compile at import: their types stand in the Shapes line of the
 docstring. Compiled code is kept on disk, so that each machine compiles once; Numba's cache already tells CPUs and
@@ -47,7 +47,14 @@ if not os.environ.get("NUMBA_CACHE_DIR"):  # read when numba is imported, so it 
 if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & set(os.environ):
     os.environ["GOMP_SPINCOUNT"] = "1000"
 
+# Numba imports PyYAML, 30 ms, for a file of its settings in the working directory.
+_SPARED = [] if Path(".numba_config.yaml").exists() or "yaml" in sys.modules else ["yaml"]
+sys.modules.update(dict.fromkeys(_SPARED))  # type: ignore[arg-type]  # None: not to be imported
+
 import numba  # noqa: E402
+
+for _name in _SPARED:
+    del sys.modules[_name]
 
 from quant.kernel_cache import keep  # noqa: E402
 
