@@ -1,4 +1,4 @@
-"""Compiled kernels on disk, for `quant/jit.py`: when one is out of date, and loading it without what only compiling needs.
+"""Compiled kernels on disk, for `quant/jit.py`: when one is out of date, and loading it without a compiler.
 
 Numba's own way takes three times as long: before each kernel it brings in everything that code can be compiled from,
 80 modules, and with the machine code it reads the kernel's intermediate code, in case another one inlines it. Here
@@ -14,7 +14,7 @@ from typing import Any
 
 from llvmlite import binding
 from numba.core.compiler import CompileResult
-from numba.core.runtime import rtsys
+from numba.core.runtime.nrt import rtsys
 
 _SHARED = ("codebooks.py", "formats.py", "half.py", "jit.py")  # sources beside this one that are compiled in
 
