@@ -14,9 +14,10 @@ from typing import Any
 
 from llvmlite import binding
 from numba.core.compiler import CompileResult
-from numba.core.runtime.nrt import rtsys
+from numba.core.runtime import nrt
 
 _SHARED = ("codebooks.py", "formats.py", "half.py", "jit.py")  # sources beside this one that are compiled in
+_RUNTIME: Any = nrt  # what is wanted of it is a part that it keeps to itself
 
 
 def keep(dispatcher: Any) -> Any:
@@ -43,7 +44,7 @@ def _stamp(folder: Path) -> str:
 
 def _load(kept: Any, signature: Any, target: Any) -> CompileResult | None:
     """The kernel of this signature, ready to run; None where the cache has none, and a compiler has to be set up."""
-    rtsys.initialize(target)
+    _name_what_kernels_call()
     codegen = target.codegen()
     with kept._guard_against_spurious_io_errors():
         stored = kept._cache_file.load(kept._index_key(signature, codegen))
@@ -53,6 +54,13 @@ def _load(kept: Any, signature: Any, target: Any) -> CompileResult | None:
         codegen._engine._defined_symbols.add(described.llvm_cpython_wrapper_name)
         return CompileResult._rebuild(target, (name, kind, (code, _nothing_to_inline())), described, *rest)
     return None  # an error that the guard let pass
+
+
+@cache
+def _name_what_kernels_call() -> None:
+    """Make the functions known by which kernels allocate arrays; Numba compiles some more of them at this point."""
+    for name, address in _RUNTIME._nrt.c_helpers.items():
+        binding.add_symbol(name if name.startswith("_") else f"NRT_{name}", address)
 
 
 @cache
