@@ -18,7 +18,7 @@ class Prefault:
 
     What was read in pages of 4 KiB stays in such pages, and each process that maps it takes a fault for 16 of them:
     a third of the time of a short prompt. Read in large pages, it is mapped by the large page. These reach into
-    neighbouring records, so they are for when most of a layer is read in any case; else a record is asked for as it is.
+    neighbouring records, so they are for when most of a layer is wanted in any case; else one is asked for as it is.
     """
 
     def __init__(self) -> None:
@@ -30,7 +30,9 @@ class Prefault:
         count, size = mapped.records.shape
         start = mapped.records.ctypes.data
         away = [expert for expert in experts if not self._in_memory(start + expert * size)]
-        if self._libc is None or 2 * len(away) < count:
+        if not away:
+            return
+        if self._libc is None or 2 * len(experts) < count:
             for expert in away:
                 advise(mapped, "MADV_WILLNEED", expert * size, size)
             return
