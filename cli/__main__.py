@@ -14,7 +14,7 @@ EXIT_BROKEN_PIPE = 141  # the shell's convention for SIGPIPE: 128 + 13
 
 def main() -> None:
     """Run the command line and exit with a documented code (see `quant/errors.py`)."""
-    gc.set_threshold(50_000)  # new objects; at 700 garbage is looked for 300 times before the first token
+    gc.set_threshold(200_000)  # new objects: more than before a first token, where at 700 it is looked for 300 times
     code = run()
     gc.freeze()  # with Numba loaded, the interpreter's last search for garbage takes 0.3 s
     sys.exit(code)

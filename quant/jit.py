@@ -1,4 +1,4 @@
-"""The only door to Numba: `kernel`, `inner`, `parallel_kernel`, `prange`, `set_threads`, `threads`, `cpu_features`.
+"""The door to Numba: `kernel`, `inner`, `parallel_kernel`, `prange`, `set_threads`, `threads`, `cpu_features`.
 
 Kernels carry no explicit signatures, because those compile at import: their types stand in the Shapes line of the
 docstring. Compiled code is kept on disk, so that each machine compiles once; Numba's cache already tells CPUs and
@@ -8,14 +8,12 @@ CPU features apart. With NUMBA_DISABLE_JIT=1 kernels are the Python they are wri
 from __future__ import annotations
 
 import atexit
-import hashlib
 import os
 import shutil
 import sys
 import tempfile
 import threading
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +47,16 @@ if not os.environ.get("NUMBA_CACHE_DIR"):  # read when numba is imported, so it 
 if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & set(os.environ):
     os.environ["GOMP_SPINCOUNT"] = "1000"
 
+# Numba imports PyYAML, 30 ms, for a file of its settings in the working directory.
+_SPARED = [] if Path(".numba_config.yaml").exists() or "yaml" in sys.modules else ["yaml"]
+sys.modules.update(dict.fromkeys(_SPARED))  # type: ignore[arg-type]  # None: not to be imported
+
 import numba  # noqa: E402
+
+for _name in _SPARED:
+    del sys.modules[_name]
+
+from quant.kernel_cache import keep  # noqa: E402
 
 # Not `nnan` or `ninf`: masks are -inf, and a softmax that may assume there is none is wrong. Not `arcp` or `afn`: they
 # let a quotient or a root be an estimate in one loop and exact in another, by what else the loop holds.
@@ -58,13 +65,16 @@ _config: Any = numba.config  # its attributes are made at run time
 DISABLED = bool(_config.DISABLE_JIT)
 prange = numba.prange
 _set = threading.local()  # `count`: as Numba keeps it, but asked in a tenth of the time
-_SHARED = ("codebooks.py", "formats.py", "half.py", "jit.py")  # sources beside this one that are compiled in
 _OPTIONS: dict[str, Any] = {"nogil": True, "cache": True, "fastmath": set(FASTMATH), "error_model": "numpy"}
 
 
 def kernel(function: Callable[..., Any]) -> Any:
     """Compile for the calling thread, without the GIL."""
-    return _fresh(numba.njit(function, **_OPTIONS))
+    return _kept(numba.njit(function, **_OPTIONS))
+
+
+def _kept(dispatcher: Any) -> Any:
+    return dispatcher if DISABLED else keep(dispatcher)
 
 
 def inner(function: Callable[..., Any]) -> Any:
@@ -78,7 +88,7 @@ def inner(function: Callable[..., Any]) -> Any:
 
 def parallel_kernel(function: Callable[..., Any]) -> Any:
     """Compile with `prange` loops spread over the threads."""
-    return _fresh(numba.njit(function, parallel=True, **_OPTIONS))
+    return _kept(numba.njit(function, parallel=True, **_OPTIONS))
 
 
 def set_threads(count: int) -> None:
@@ -99,24 +109,3 @@ def cpu_features() -> frozenset[str]:
     chosen = _config.CPU_FEATURES
     names = (get_host_cpu_features() if chosen is None else chosen).split(",")
     return frozenset(name[1:] for name in names if name.startswith("+"))
-
-
-def _fresh(dispatcher: Any) -> Any:
-    """Make the disk cache of a kernel depend on every file its inlined callees and constants may come from.
-
-    Numba alone looks at the kernel's own file, and would go on running the old code of a kernel called from it.
-    """
-    if not DISABLED:
-        dispatcher._cache._cache_file._source_stamp = _stamp(Path(dispatcher.py_func.__code__.co_filename).parent)
-    return dispatcher
-
-
-@cache
-def _stamp(folder: Path) -> str:
-    """A digest of the sources in a kernel's folder, and of those whose constants kernels everywhere hold."""
-    here = Path(__file__).parent
-    digest = hashlib.sha256()
-    for path in sorted({*folder.glob("*.py"), *(here / name for name in _SHARED)}):
-        if path.exists():
-            digest.update(path.read_bytes())
-    return digest.hexdigest()

@@ -33,8 +33,12 @@ MAY_IMPORT = {
 VECTOR_OPERATIONS = ("vectors", "integers", "reductions", "row_lanes", "share")
 # Each third-party package has one door, so that it can be replaced and its cost can be seen.
 DOORS = {
-    "numba": {"quant/jit.py", *(f"cpu_runtime/kernels/{name}.py" for name in VECTOR_OPERATIONS)},
-    "llvmlite": {"quant/jit.py", "cpu_runtime/kernels/"},
+    "numba": {
+        "quant/jit.py",
+        "quant/kernel_cache.py",
+        *(f"cpu_runtime/kernels/{name}.py" for name in VECTOR_OPERATIONS),
+    },
+    "llvmlite": {"quant/jit.py", "quant/kernel_cache.py", "cpu_runtime/kernels/"},
     "rich": {"cli/output.py"},
     "huggingface_hub": {"cli/hub"},
     "prompt_toolkit": {"cli/repl.py"},

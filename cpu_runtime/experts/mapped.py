@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Iterator
 
 import numpy as np
 
+from cpu_runtime.experts.prefault import Prefault, advise
 from cpu_runtime.experts.store import Group
 from quant.container import ExpertRecords, QuantizedModel
 
@@ -14,9 +14,9 @@ from quant.container import ExpertRecords, QuantizedModel
 class MappedExperts:
     """Every record is its own slot; the kernel of the operating system keeps what is used in memory.
 
-    Pages are asked for a whole record at a time: a page fault for each 4 KiB of a record costs three times as much
-    as one request for all of it, and the file is otherwise marked random so that a fault does not drag in the
-    neighbouring expert that nobody asked for. With `verify` a record's checksum is compared the first time.
+    Records that are on disk are asked for whole, before they are computed with: see `Prefault`. The file is otherwise
+    marked random, so that a fault does not drag in the neighbouring expert that nobody asked for. With `verify` a
+    record's checksum is compared the first time.
     """
 
     def __init__(self, model: QuantizedModel, *, verify: bool = False) -> None:
@@ -24,8 +24,9 @@ class MappedExperts:
         self._new = {layer: set(range(r.records.shape[0])) for layer, r in self._layers.items()}  # not asked for yet
         self._members = np.arange(max(map(len, self._new.values()), default=0), dtype=np.int32)
         self._verify = verify
+        self._prefault = Prefault()
         for records in self._layers.values():
-            _advise(records, "MADV_RANDOM", 0, records.records.nbytes)
+            advise(records, "MADV_RANDOM", 0, records.records.nbytes)
 
     def records(self, layer: int) -> ExpertRecords:
         """How the layer's records are laid out."""
@@ -43,9 +44,7 @@ class MappedExperts:
 
     def _bring(self, mapped: ExpertRecords, experts: list[int]) -> None:
         """Ask for whole records that were not asked for before, and check them where that is wanted."""
-        size = mapped.records.shape[1]
-        for expert in experts:
-            _advise(mapped, "MADV_WILLNEED", expert * size, size)
+        self._prefault.bring(mapped, experts)
         if self._verify:
             for expert in experts:
                 mapped.check(expert, mapped.records[expert])
@@ -54,11 +53,5 @@ class MappedExperts:
         """Nothing: the operating system reads ahead as it sees fit."""
 
     def close(self) -> None:
-        """Nothing is held that the model does not hold."""
-
-
-def _advise(mapped: ExpertRecords, advice: str, start: int, size: int) -> None:
-    """Pass advice on a byte range of the records to the operating system, where it takes advice."""
-    option = getattr(mmap, advice, None)
-    if option is not None and mapped.mapping is not None:
-        mapped.mapping.madvise(option, mapped.offset + start, size)
+        """Let go of the threads that ask for records."""
+        self._prefault.close()

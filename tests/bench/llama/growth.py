@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 import subprocess
 import sys
@@ -17,15 +19,19 @@ FIRST_TOKEN = Target("s", most=1.5)
 IMPORT = Target("s", most=0.7)
 MODE = Mode("mmap", True)  # the same for both sizes
 ROOT = Path(__file__).parents[3]
-TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
-PROMPT = "What is 17 + 25?"
+DEMO = ROOT / "cli" / "demo"
+PROMPT = "What now?"  # 16 tokens, with what the template puts around it
 TIMER = """
 import subprocess, sys, time
 took = []
 for turn in range(int(sys.argv[1]) + 1):
     start = time.perf_counter()
-    subprocess.run(sys.argv[2:], stdout=subprocess.DEVNULL, check=True)
-    took.append(time.perf_counter() - start)
+    with subprocess.Popen(sys.argv[2:], stdout=subprocess.PIPE) as process:
+        process.stdout.read(1)  # nothing, at the end of a process that says nothing
+        took.append(time.perf_counter() - start)
+        process.stdout.read()
+    if process.returncode:
+        sys.exit(process.returncode)
 print(*took[1:])  # the first warms the caches
 """
 FIRST_LAYERS = 24  # of the mapped model, about 8 GB
@@ -50,14 +56,15 @@ def rows(bench: Bench) -> list[Row]:
 
 
 def first_token(bench: Bench) -> list[Row]:
-    """The wall time of `moe run` for one token, from nothing but warm caches, and that of importing the engine."""
+    """Seconds until `moe run` shows a token, from nothing but warm caches, and those of importing the engine."""
     folder = bench.scratch / f"{bench.arch}-first-token"
     if not folder.exists():
         write_model(bench.config(num_hidden_layers=FIRST_LAYERS), folder, sparse=True)
-        for name in TOKENIZER:
-            shutil.copy(ROOT / "cli" / "demo" / name, folder)
+    config = bench.config()
+    _write_tokenizer(folder, config.get("text_config", config)["vocab_size"])
     size = sum(file.stat().st_size for file in folder.iterdir())
-    run = ["-m", "cli", "run", str(folder), PROMPT, "--max-tokens", "1", "--threads", str(bench.threads)]
+    run = ["-m", "cli", "run", str(folder), PROMPT, "--thinking", "--max-tokens", "1", "--seed", "0"]
+    run += ["--threads", str(bench.threads)]
     whole, imported = _seconds(bench, run), _seconds(bench, ["-c", "import cpu_runtime.engine"])
     return [
         Row(f"`moe run` to the first token, {size / 1e9:.1f} GB mapped", FIRST_TOKEN, whole.median, whole),
@@ -65,11 +72,25 @@ def first_token(bench: Bench) -> list[Row]:
     ]
 
 
+def _write_tokenizer(folder: Path, vocab: int) -> None:
+    """The demo model's, with a word for every further id, so that whatever token comes is seen."""
+    for name in ("tokenizer_config.json", "chat_template.jinja"):
+        shutil.copy(DEMO / name, folder)
+    tokenizer = json.loads((DEMO / "tokenizer.json").read_text(encoding="utf-8"))
+    known = tokenizer["model"]["vocab"]
+    known |= {f"token{i}": i for i in range(len(known) + len(tokenizer["added_tokens"]), vocab)}
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
+
+
 def _seconds(bench: Bench, command: list[str]) -> Sample:
-    """Of a Python process, several times."""
+    """Until a Python process says something or ends, several times."""
     progress(f"first token: {' '.join(command)}")
     timed = [sys.executable, "-c", TIMER, str(max(3, bench.rounds)), sys.executable, *command]
-    done = subprocess.run([*bench.under, *timed], capture_output=True, text=True, check=False, cwd=ROOT)
+    # What is installed comes with bytecode.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    done = subprocess.run(
+        [*bench.under, *timed], capture_output=True, text=True, check=False, cwd=ROOT, env=environment
+    )
     if done.returncode:
         raise SystemExit(f"exit {done.returncode}\n{done.stderr[-2000:]}")
     return Sample("s", [float(took) for took in done.stdout.split()])

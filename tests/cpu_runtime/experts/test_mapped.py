@@ -6,13 +6,15 @@ import ctypes
 import mmap
 import os
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from cpu_runtime import Engine
+from cpu_runtime.experts import prefault
 from cpu_runtime.experts.mapped import MappedExperts
 from cpu_runtime.experts.store import Group
 from quant.container import open_model
@@ -60,6 +62,46 @@ def test_a_token_brings_in_its_experts_alone(
             others = [e for e in range(present.size) if e not in active[layer.layer]]
             assert all(present[e] == 1 for e in active[layer.layer])
             assert not present[others].any()
+
+
+class AtOnce:
+    """A pool of threads that does what it is given before it goes on."""
+
+    def __init__(self, *_: object) -> None: ...
+
+    def submit(self, work: Callable[..., None], *arguments: object) -> None:
+        work(*arguments)
+
+    def shutdown(self, **_: object) -> None: ...
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="mincore and fadvise")
+def test_most_of_a_layer_is_brought_in_before_it_is_used(
+    tmp_path: Path, quantized: Quantized, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = open_model(copy_of(quantized(DEMO, "bf16"), tmp_path / "m"))
+    layer = model.expert_layer(3)
+    count = layer.records.shape[0]
+    with layer.path.open("rb") as opened:
+        os.fsync(opened.fileno())
+        os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    if resident(layer.records).any():
+        pytest.skip("this file system does not let pages go")
+    monkeypatch.setattr(prefault, "ThreadPoolExecutor", AtOnce)
+    store = MappedExperts(model)
+    wanted = np.arange((count + 1) // 2, dtype=np.int32)
+    store.fetch(3, wanted)
+    if not resident(layer.records)[0]:
+        pytest.skip("Linux before 5.14")
+    assert (resident(layer.records)[wanted] == 1).all()
+    store.close()
+
+
+def test_no_thread_is_left(quantized: Quantized) -> None:
+    store = MappedExperts(open_model(quantized(DEMO, "int4")))
+    store.fetch(3, np.arange(store.records(3).records.shape[0], dtype=np.int32))
+    store.close()
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("prefault")]
 
 
 def test_the_store_hands_out_records_in_place(quantized: Quantized) -> None:
