@@ -17,7 +17,6 @@ from cpu_runtime import Engine, footprint
 from cpu_runtime.experts.streamed import Statistics, StreamedExperts
 from cpu_runtime.measure import Workload, run
 from cpu_runtime.roofs import roofs
-from cpu_runtime.session import PREFILL_CHUNK
 from quant.container import open_model
 from quant.jit import set_threads
 from tests.bench.cold import forget
@@ -65,7 +64,7 @@ def half_memory(
         lru = lru_hit_rate([router.trace for router in routers], store.slots, warm)
         found = {"decode": decoded | {"lru_hit_rate": lru}, "record_bytes": record, "slots": store.slots}
         if prompt:
-            found["prefill"] = _watched(engine, store, random.integers(0, engine.vocab_size, prompt), PREFILL_CHUNK, 0)
+            found["prefill"] = _watched(engine, store, random.integers(0, engine.vocab_size, prompt), engine.chunk, 0)
         found["direct"] = store.direct
     found["drive_rate"] = (before + drive_rate(model)) / 2
     return found
