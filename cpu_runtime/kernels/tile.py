@@ -13,6 +13,8 @@ Shapes: w any C-contiguous u8 array, `at` the tile's first byte in it · blocks 
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from cpu_runtime.kernels.byte_panel import FACTORS, PANEL, SCALES, add_scaled, multiply_bytes, multiply_bytes_grouped
@@ -38,16 +40,27 @@ from cpu_runtime.kernels.wide_panel import multiply_wide
 from quant.formats import BLOCK, ROWS, SEGMENT
 from quant.jit import inner
 
-READS_WIDE = frozenset({Q5_ID, Q6_ID, Q8_ID})  # formats that several tokens meet as int16
+READS_WIDE = (Q5_ID, Q6_ID, Q8_ID)  # formats that several tokens meet as int16
 _PANEL_BLOCKS = SEGMENT // BLOCK
 _MOST = 128  # tokens that share an unpacked panel, whose sums stay in the first cache
 _ZERO = np.float32(0)
 
 
+class Room(NamedTuple):
+    """Where one thread unpacks panels and adds up: arrays as in `byte_panel.py` and `wide_panel.py`."""
+
+    bytes: np.ndarray
+    wide: np.ndarray
+    factors: np.ndarray
+    scales: np.ndarray
+    totals: np.ndarray  # [tokens at once, 16] f32, flat
+    segment: np.ndarray  # the same: what is not multiplied by its row's scale yet
+
+
 @inner
 def new_room():
-    """Where one thread unpacks panels and adds up: (bytes, int16, factors, scales, totals, sums of a segment)."""
-    return (
+    """Made once a thread: allocating for each tile makes threads wait for one another."""
+    return Room(
         np.empty(PANEL, np.uint8),
         np.empty(PANEL, np.int16),
         np.empty(FACTORS, np.int16),
@@ -71,18 +84,18 @@ def tile_product(format_id, w, at, blocks, x, q, wide, scale, sums, tokens, firs
     else:
         for p in range(first, last, _MOST):
             few = tokens[p : min(p + _MOST, last)]
-            if format_id in (Q5_ID, Q6_ID, Q8_ID):
+            if format_id in READS_WIDE:
                 _by_wide_panels(format_id, w, at, blocks, wide, scale, few, room)
             else:
                 _by_byte_panels(format_id, w, at, blocks, q, scale, sums, few, room)
             for t in range(few.size):
-                store_f32(out, (p + t) * out.shape[1] + column, load_f32(room[4], ROWS * t, ROWS))
+                store_f32(out, (p + t) * out.shape[1] + column, load_f32(room.totals, ROWS * t, ROWS))
 
 
 @inner
 def _by_byte_panels(format_id, w, at, blocks, q, scale, sums, tokens, room):
     """The product with a few tokens, in the totals of the room, for formats of at most 4 bits."""
-    panel, _, factors, scales, totals, segment = room
+    panel, factors, scales, totals, segment = room.bytes, room.factors, room.scales, room.totals, room.segment
     totals[: ROWS * tokens.size] = segment[: ROWS * tokens.size] = _ZERO
     for start in range(0, blocks, _PANEL_BLOCKS):
         end = min(start + _PANEL_BLOCKS, blocks)
@@ -105,7 +118,7 @@ def _by_byte_panels(format_id, w, at, blocks, q, scale, sums, tokens, room):
 @inner
 def _by_wide_panels(format_id, w, at, blocks, wide, scale, tokens, room):
     """The same for formats of more bits."""
-    _, panel, _, scales, totals, _ = room
+    panel, scales, totals = room.wide, room.scales, room.totals
     totals[: ROWS * tokens.size] = _ZERO
     for start in range(0, blocks, _PANEL_BLOCKS):
         end = min(start + _PANEL_BLOCKS, blocks)
