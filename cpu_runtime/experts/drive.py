@@ -17,6 +17,7 @@ from quant.errors import CheckpointError
 from quant.layout import PAGE
 
 _SAMPLE = 32 << 20  # bytes read in either way
+_LARGE_PAGE = 2 << 20  # bytes; as large as pages of files become
 _MARGIN = 1.25  # direct reads leave memory and processors alone: buffered ones must be faster by this
 
 
@@ -93,6 +94,9 @@ def _forget(file: RecordFile, expert: int) -> None:
         descriptor = os.open(file.layer.path, os.O_RDONLY)
         try:
             at = file.layer.offset + expert * file.record_bytes
-            os.posix_fadvise(descriptor, at, file.record_bytes, os.POSIX_FADV_DONTNEED)
+            # Only pages that are in the range as a whole are let go of, and a file's may be large.
+            first = at // _LARGE_PAGE * _LARGE_PAGE
+            last = -(-(at + file.record_bytes) // _LARGE_PAGE) * _LARGE_PAGE
+            os.posix_fadvise(descriptor, first, last - first, os.POSIX_FADV_DONTNEED)
         finally:
             os.close(descriptor)
