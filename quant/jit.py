@@ -78,7 +78,7 @@ def _kept(dispatcher: Any) -> Any:
 
 
 def inner(function: Callable[..., Any]) -> Any:
-    """Compile into the kernels that call it.
+    """Compile into the kernels that call it, however long it is: a call would count references to arrays.
 
     Never kept on disk by itself: what is loaded from there can't be inlined any more, so that two kernels compiled on
     different days would round differently, and run at different speeds.

@@ -11,7 +11,7 @@ from quant.jit import inner, parallel_kernel, prange
 
 GROUP = 32  # inputs that share a scale
 LIFT = 32  # how much higher weights are held where products take unsigned ones
-_LESS = -LIFT
+LOWER = -LIFT  # a constant of its own, as operations take one
 _ZERO, _MINUS, _LARGEST = np.float32(0), np.float32(-1), np.float32(127)
 
 
@@ -39,7 +39,7 @@ def quantize_group(x, g, q, scale, sums):
     scale[g] = largest / _LARGEST
     codes = to_i8(mul(values, splat_f32(inverse, GROUP)))
     store_i8(q, start, codes)
-    store_i16(sums, GROUP // 8 * g, pair_sums(codes, _LESS))
+    store_i16(sums, GROUP // 8 * g, pair_sums(codes, LOWER))
 
 
 @inner

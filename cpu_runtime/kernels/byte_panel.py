@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from cpu_runtime.kernels.activations import GROUP, LIFT
+from cpu_runtime.kernels.activations import GROUP, LOWER
 from cpu_runtime.kernels.integers import in_order, minus, pair_dot, quad_add
 from cpu_runtime.kernels.vectors import (
     fma,
@@ -40,7 +40,6 @@ HALF = GROUP // 2  # inputs that share a factor
 PANEL = SEGMENT * ROWS  # bytes of a panel
 FACTORS = SEGMENT // HALF * ROWS * 2
 SCALES = SEGMENT // GROUP * ROWS
-_LOWER = -LIFT
 _TWICE = 2 * ROWS
 _QUAD = 4 * ROWS
 _ZERO = np.float32(0)
@@ -49,7 +48,7 @@ _ZERO = np.float32(0)
 @inner
 def put(panel, i, row, weights):
     """The weights of inputs i .. i + 3 (a multiple of 4), bytes of rows from `row` on, 4 a row."""
-    store_i8(panel, i * ROWS + 4 * row, minus(weights, _LOWER))
+    store_i8(panel, i * ROWS + 4 * row, minus(weights, LOWER))
 
 
 @inner

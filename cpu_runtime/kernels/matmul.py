@@ -7,12 +7,10 @@ import numpy as np
 from cpu_runtime.kernels.share import new_counter, take_stretch
 from cpu_runtime.kernels.stored_row import read_row
 from cpu_runtime.kernels.tile import new_room, tile_product
-from cpu_runtime.kernels.tile_single import READS_INT8
+from cpu_runtime.kernels.tile_single import LOWEST_INT8
 from cpu_runtime.kernels.vectors import read_only
 from quant.formats import BLOCK, ROWS
 from quant.jit import inner, kernel, parallel_kernel, prange, threads
-
-_LOWEST_INT8 = min(READS_INT8)  # the formats before it are of floats
 
 
 def matmul(
@@ -35,7 +33,7 @@ def matmul(
 @parallel_kernel
 def _matmul(n_threads, format_id, tiles, x, q, wide, scale, sums, out):
     w = read_only(tiles)
-    blocks = (q.shape[1] if format_id >= _LOWEST_INT8 else x.shape[1]) // BLOCK
+    blocks = (q.shape[1] if format_id >= LOWEST_INT8 else x.shape[1]) // BLOCK
     tokens, counter = _every(out.shape[0]), new_counter()
     for _ in prange(n_threads):
         _share(counter, n_threads, format_id, w, tiles.shape[1], blocks, x, q, wide, scale, sums, tokens, out)

@@ -9,6 +9,7 @@ Shapes: panel [256, 16, 2] i16: pair k of a row is its inputs 4 (k // 2) + k % 2
 
 from __future__ import annotations
 
+from cpu_runtime.kernels.activations import GROUP
 from cpu_runtime.kernels.integers import (
     even_bytes,
     in_order,
@@ -30,12 +31,9 @@ from cpu_runtime.kernels.vectors import (
     store_i16,
     to_f32,
 )
-from quant.formats import ROWS, SEGMENT
+from quant.formats import ROWS
 from quant.jit import inner, parallel_kernel, prange
 
-GROUP = 32  # inputs that share a scale; their products' sum is an integer below 2^24, exact in float32
-PANEL = SEGMENT * ROWS  # weights of a panel
-SCALES = SEGMENT // GROUP * ROWS
 _PAIRS = 2 * ROWS  # weights of one vector: a pair of each row
 _GROUP = GROUP * ROWS
 
@@ -47,14 +45,8 @@ def widen_rows(q, wide):
     Shapes: q [T, Cp] i8 · wide [T, Cp] i16
     """
     for t in prange(q.shape[0]):
-        widen_row(q[t], wide[t])
-
-
-@inner
-def widen_row(q, wide):
-    """The same for one row."""
-    for i in range(0, q.size, GROUP):
-        store_i16(wide, i, widened(load_i8(q, i, GROUP)))
+        for i in range(t * q.shape[1], (t + 1) * q.shape[1], GROUP):
+            store_i16(wide, i, widened(load_i8(q, i, GROUP)))
 
 
 @inner
