@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cpu_runtime import models
+from cpu_runtime import heap, models
 from cpu_runtime.crowd import Crowd, crowd
 from cpu_runtime.experts.mapped import MappedExperts
 from cpu_runtime.experts.streamed import StreamedExperts
@@ -102,6 +102,7 @@ class Engine:
         if threads is not None and threads < 1:
             raise UsageError(f"--threads {threads}: at least one is needed")
         set_threads(threads or physical_cores())
+        heap.keep()
         model = open_model(path)
         engine = cls(model, context=context, kv_dtype=kv_dtype, memory_bytes=memory_bytes, verify=verify)
         if threads is None:

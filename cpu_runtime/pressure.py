@@ -6,6 +6,7 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import Protocol
 
+from cpu_runtime import heap
 from cpu_runtime.memory import MIB, available_bytes
 
 _INTERVAL = 1.0  # seconds between two looks, each of which takes a tenth of a millisecond
@@ -45,4 +46,5 @@ class Pressure:
         self._next = now + _INTERVAL
         free = self._available()
         if free < self._low:
+            heap.give_back()
             self._store.give_back(2 * self._low - free)
