@@ -18,6 +18,7 @@ import numpy as np
 
 from cpu_runtime.kernels.activations import GROUP, LOWER
 from cpu_runtime.kernels.integers import in_order, minus, pair_dot, quad_add
+from cpu_runtime.kernels.upcoming import ask
 from cpu_runtime.kernels.vectors import (
     fma,
     load_f32,
@@ -102,17 +103,20 @@ def _add_grouped(out, o, total, scales, g, scale):
 
 
 def _multiply_with(add: Any) -> Any:
-    """Make multiply(panel, factors, scales, groups, start, q, scale, sums, tokens, out), which does
+    """Make multiply(panel, factors, scales, groups, start, q, scale, sums, tokens, out, upcoming), which does
 
     out[16 p : 16 p + 16] += panel · inputs `start` and further of token tokens[p], 32 inputs at a time by `add`.
+    A share of what is upcoming is asked for every four tokens.
     """
 
     @inner
-    def multiply(panel, factors, scales, groups, start, q, scale, sums, tokens, out):
+    def multiply(panel, factors, scales, groups, start, q, scale, sums, tokens, out, upcoming):
         p = 0
         while p + 4 <= tokens.size:
+            ask(upcoming, p // 4)
             four(panel, factors, scales, groups, start, q, scale, sums, tokens, p, out)
             p += 4
+        ask(upcoming, p // 4)
         while p < tokens.size:
             one(panel, factors, scales, groups, start, q, scale, sums, tokens[p], out, ROWS * p)
             p += 1

@@ -6,7 +6,7 @@ import numpy as np
 
 from cpu_runtime.kernels.exponential import silu
 from cpu_runtime.kernels.share import new_counter, take_stretch
-from cpu_runtime.kernels.tile import new_room, tile_product
+from cpu_runtime.kernels.tile import new_room, tile_products
 from cpu_runtime.kernels.tile_single import READS_INT8
 from cpu_runtime.kernels.vectors import read_only
 from quant.formats import BLOCK, FORMATS, ROWS, tiles
@@ -68,12 +68,14 @@ def _share(
         item, last = take_stretch(counter, items, tile_bytes, n_threads)
         if item >= items:
             break
-        for i in range(item, last):
-            g, n = i // n_tiles, i % n_tiles
-            at = np.int64(slots[g]) * w.shape[1] + offset + n * tile_bytes
-            tile_product(
-                format_id, w, at, blocks, x, q, wide, scale, sums, tokens, starts[g], starts[g + 1], out, ROWS * n, room
+        while item < last:
+            g, n = item // n_tiles, item % n_tiles
+            count = min(n_tiles - n, last - item)
+            tile_products(
+                format_id, w, np.int64(slots[g]) * w.shape[1] + offset + n * tile_bytes, tile_bytes, count, blocks,
+                x, q, wide, scale, sums, tokens, starts[g], starts[g + 1], out, ROWS * n, room,
             )  # fmt: skip
+            item += count
 
 
 @parallel_kernel

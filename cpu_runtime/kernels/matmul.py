@@ -6,7 +6,7 @@ import numpy as np
 
 from cpu_runtime.kernels.share import new_counter, take_stretch
 from cpu_runtime.kernels.stored_row import read_row
-from cpu_runtime.kernels.tile import new_room, tile_product
+from cpu_runtime.kernels.tile import new_room, tile_products
 from cpu_runtime.kernels.tile_single import LOWEST_INT8
 from cpu_runtime.kernels.vectors import read_only
 from quant.formats import BLOCK, ROWS
@@ -53,10 +53,10 @@ def _share(counter, n_threads, format_id, w, tile_bytes, blocks, x, q, wide, sca
         first, last = take_stretch(counter, n, tile_bytes, n_threads)
         if first >= n:
             break
-        for tile in range(first, last):
-            at = tile * tile_bytes
-            column = ROWS * tile
-            tile_product(format_id, w, at, blocks, x, q, wide, scale, sums, tokens, 0, tokens.size, out, column, room)
+        tile_products(
+            format_id, w, first * tile_bytes, tile_bytes, last - first, blocks,
+            x, q, wide, scale, sums, tokens, 0, tokens.size, out, ROWS * first, room,
+        )  # fmt: skip
 
 
 def read_rows(format_id: int, tiles: np.ndarray, ids: np.ndarray, out: np.ndarray) -> None:

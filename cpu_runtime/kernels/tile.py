@@ -1,4 +1,4 @@
-"""One tile of a matrix (16 rows) times activations, in each block format of `quant/formats.py`.
+"""Tiles of a matrix (16 rows each) times activations, in each block format of `quant/formats.py`.
 
 One token alone meets a tile's weights as they lie; for several, formats that take integers are unpacked a panel at a
 time and multiplied with all of them, so that a weight is read from memory once for however many tokens there are. A
@@ -35,6 +35,7 @@ from cpu_runtime.kernels.tile_single import (
     single_product,
 )
 from cpu_runtime.kernels.tile_wide import unpack_q5, unpack_q6
+from cpu_runtime.kernels.upcoming import Upcoming
 from cpu_runtime.kernels.vectors import load_f32, store_f32
 from cpu_runtime.kernels.wide_panel import multiply_wide
 from quant.formats import BLOCK, ROWS, SEGMENT
@@ -42,7 +43,7 @@ from quant.jit import inner
 
 READS_WIDE = (Q5_ID, Q6_ID, Q8_ID)  # formats that several tokens meet as int16
 _PANEL_BLOCKS = SEGMENT // BLOCK
-_MOST = 128  # tokens that share an unpacked panel, whose sums stay in the first cache
+_MOST = 64  # tokens that share an unpacked panel: their sums stay in the first cache, their activations in the second
 _ZERO = np.float32(0)
 
 
@@ -71,35 +72,42 @@ def new_room():
 
 
 @inner
-def tile_product(format_id, w, at, blocks, x, q, wide, scale, sums, tokens, first, last, out, column, room):
-    """out[p, column : column + 16] = tile · activations of token tokens[p], for p = first .. last - 1.
+def tile_products(
+    format_id, w, at, size, count, blocks, x, q, wide, scale, sums, tokens, first, last, out, column, room
+):
+    """out[p, column : column + 16 count] = `count` tiles · activations of token tokens[p], for p = first .. last - 1.
 
-    Formats of READS_INT8 read q, wide, scale and sums, the others x.
+    Tiles are of `size` bytes, one after another. Some tokens at a time meet all of them, so that these tokens'
+    activations stay in the second cache. Formats of READS_INT8 read q, wide, scale and sums, the others x.
     """
     if last - first == 1:
         o = first * out.shape[1] + column
-        single_product(format_id, w, at, blocks, x, q, scale, sums, tokens[first], out, o)
+        for n in range(count):
+            single_product(format_id, w, at + n * size, blocks, x, q, scale, sums, tokens[first], out, o + ROWS * n)
     elif format_id < LOWEST_INT8:
-        _float_product(format_id, w, at, blocks, x, tokens, first, last, out, column)
+        for n in range(count):
+            _float_product(format_id, w, at + n * size, blocks, x, tokens, first, last, out, column + ROWS * n)
     else:
         for p in range(first, last, _MOST):
             few = tokens[p : min(p + _MOST, last)]
-            if format_id in READS_WIDE:
-                _by_wide_panels(format_id, w, at, blocks, wide, scale, few, room)
-            else:
-                _by_byte_panels(format_id, w, at, blocks, q, scale, sums, few, room)
-            for t in range(few.size):
-                store_f32(out, (p + t) * out.shape[1] + column, load_f32(room.totals, ROWS * t, ROWS))
+            for n in range(count):
+                if format_id in READS_WIDE:
+                    _by_wide_panels(format_id, w, at + n * size, size, blocks, wide, scale, few, room)
+                else:
+                    _by_byte_panels(format_id, w, at + n * size, size, blocks, q, scale, sums, few, room)
+                o = p * out.shape[1] + column + ROWS * n
+                for t in range(few.size):
+                    store_f32(out, o + t * out.shape[1], load_f32(room.totals, ROWS * t, ROWS))
 
 
 @inner
-def _by_byte_panels(format_id, w, at, blocks, q, scale, sums, tokens, room):
+def _by_byte_panels(format_id, w, at, size, blocks, q, scale, sums, tokens, room):
     """The product with a few tokens, in the totals of the room, for formats of at most 4 bits."""
     panel, factors, scales, totals, segment = room.bytes, room.factors, room.scales, room.totals, room.segment
     totals[: ROWS * tokens.size] = segment[: ROWS * tokens.size] = _ZERO
     for start in range(0, blocks, _PANEL_BLOCKS):
         end = min(start + _PANEL_BLOCKS, blocks)
-        groups, x = 2 * (end - start), BLOCK * start
+        groups, x, upcoming = 2 * (end - start), BLOCK * start, _next_panel(w, at, size, blocks, end, tokens.size)
         if format_id == Q4_ID:
             unpack_q4(w, at, blocks, start, end, panel, factors, scales)
         elif format_id == K4_ID:
@@ -109,14 +117,14 @@ def _by_byte_panels(format_id, w, at, blocks, q, scale, sums, tokens, room):
         else:
             unpack_q3(w, at, blocks, start, end, panel, factors, scales)
         if format_id == K4_ID:
-            multiply_bytes_grouped(panel, factors, scales, groups, x, q, scale, sums, tokens, totals)
+            multiply_bytes_grouped(panel, factors, scales, groups, x, q, scale, sums, tokens, totals, upcoming)
         else:
-            multiply_bytes(panel, factors, scales, groups, x, q, scale, sums, tokens, segment)
+            multiply_bytes(panel, factors, scales, groups, x, q, scale, sums, tokens, segment, upcoming)
             add_scaled(segment, scales, totals, ROWS * tokens.size)
 
 
 @inner
-def _by_wide_panels(format_id, w, at, blocks, wide, scale, tokens, room):
+def _by_wide_panels(format_id, w, at, size, blocks, wide, scale, tokens, room):
     """The same for formats of more bits."""
     panel, scales, totals = room.wide, room.scales, room.totals
     totals[: ROWS * tokens.size] = _ZERO
@@ -128,7 +136,18 @@ def _by_wide_panels(format_id, w, at, blocks, wide, scale, tokens, room):
             unpack_q5(w, at, start, end, panel, scales)
         else:
             unpack_q6(w, at, start, end, panel, scales)
-        multiply_wide(panel, scales, 2 * (end - start), BLOCK * start, wide, scale, tokens, totals)
+        upcoming = _next_panel(w, at, size, blocks, end, tokens.size)
+        multiply_wide(panel, scales, 2 * (end - start), BLOCK * start, wide, scale, tokens, totals, upcoming)
+
+
+@inner
+def _next_panel(w, at, size, blocks, block, tokens):
+    """What the panel of blocks `block` and further is unpacked from, in shares for every four of the tokens.
+
+    At a tile's end it is the next tile's first.
+    """
+    per_block = size // blocks
+    return Upcoming(w, at + block * per_block, min(blocks, _PANEL_BLOCKS) * per_block // (tokens // 4 + 1))
 
 
 @inner

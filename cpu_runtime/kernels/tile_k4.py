@@ -71,11 +71,9 @@ def _add_group(total, w, codes_at, q, x):
 
 @inner
 def unpack_k4(w, at, start, end, panel, factors, scales):
-    """Blocks start .. end - 1 of the tile as a panel of bytes, factors being 1; those of the next are asked for."""
+    """Blocks start .. end - 1 of the tile as a panel of bytes, factors being 1."""
     for block in range(end - start):
         block_at = at + (start + block) * K4_BLOCK
-        for line in range(0, K4_BLOCK, LINE):
-            prefetch(w, block_at + AHEAD + line)
         for g in range(2):
             store_f32(scales, ROWS * (2 * block + g), load_bf16(w, block_at + 2 * ROWS * g, ROWS))
         for i in range(BLOCK * block, BLOCK * block + BLOCK, HALF):

@@ -40,7 +40,10 @@ def one_q4c(w, at, blocks, q, scale, sums, t, out, o):
     for start in range(0, 2 * blocks, _SEGMENT_GROUPS):
         segment = splat_f32(_ZERO, ROWS)
         for group in range(start, min(start + _SEGMENT_GROUPS, 2 * blocks)):
-            meta, codes = _asked_for(w, at, group)
+            meta, codes = _places(at, group)
+            for line in range(0, _STRIP_BYTES, LINE):
+                prefetch(w, codes + line + AHEAD)
+            prefetch(w, meta + AHEAD)
             total = _product(w, meta, codes, q, t * q.shape[1] + STRIP * group, sums, t, 2 * group)
             segment = fma(to_f32(total), spread_f32(scale, t * scale.shape[1] + group, ROWS), segment)
         result = fma(segment, _super_scales(w, at), result)
@@ -52,7 +55,7 @@ def unpack_q4c(w, at, start, end, panel, factors, scales):
     """Blocks start .. end - 1 (of 64 inputs) of the tile as a panel of bytes."""
     store_f32(scales, 0, _super_scales(w, at))
     for group in range(2 * (end - start)):
-        meta, codes = _asked_for(w, at, 2 * start + group)
+        meta, codes = _places(at, 2 * start + group)
         _unpack_strip(w, meta, codes, panel, factors, STRIP * group)
 
 
@@ -63,11 +66,7 @@ def _super_scales(w, at):
 
 
 @inner
-def _asked_for(w, at, group):
-    """Where a group's meta bytes and its strip of codes are, after asking for those some blocks further."""
+def _places(at, group):
+    """Where a group's meta bytes and its strip of codes are."""
     block = at + Q4C_HEAD + (group >> 2) * Q4C_BLOCK
-    meta, codes = block + ROWS * (group & 3), block + LINE + _STRIP_BYTES * (group & 3)
-    for line in range(0, _STRIP_BYTES, LINE):
-        prefetch(w, codes + line + AHEAD)
-    prefetch(w, meta + AHEAD)
-    return meta, codes
+    return block + ROWS * (group & 3), block + LINE + _STRIP_BYTES * (group & 3)

@@ -19,7 +19,7 @@ from cpu_runtime.kernels.vectors import (
     to_f32,
 )
 from cpu_runtime.kernels.wide_panel import put
-from quant.formats import BLOCK, LINE, Q8, ROWS, SEGMENT
+from quant.formats import BLOCK, LINE, Q8, ROWS
 from quant.jit import inner
 
 Q8_BLOCK = Q8.BLOCK_BYTES
@@ -47,11 +47,9 @@ def one_q8(w, at, blocks, q, scale, sums, t, out, o):
 
 @inner
 def unpack_q8(w, at, start, end, panel, scales):
-    """Blocks start .. end - 1 of the tile as a panel; those of the next panel are asked for."""
+    """Blocks start .. end - 1 of the tile as a panel."""
     for block in range(end - start):
         block_at = at + (start + block) * Q8_BLOCK
-        for line in range(0, Q8_BLOCK, LINE):
-            prefetch(w, block_at + SEGMENT // BLOCK * Q8_BLOCK + line)
         for g in range(2):
             store_f32(scales, ROWS * (2 * block + g), load_f16(w, block_at + 2 * ROWS * g, ROWS))
         for i in range(0, BLOCK, 4):

@@ -73,16 +73,11 @@ def _kernels_of(form: Coded) -> tuple[Any, Any]:
 
     @inner
     def unpack(w, at, blocks, start, end, panel, factors, scales):
-        """Blocks start .. end - 1 of the tile, start a multiple of 8, as a panel of bytes.
-
-        The next panel's blocks are asked for, which come in while this one is multiplied.
-        """
+        """Blocks start .. end - 1 of the tile, start a multiple of 8, as a panel of bytes."""
         body = at + head_bytes(blocks)
         store_f32(scales, 0, super_scales(w, at, start))
         for block in range(start, end):
             block_at = body + block * block_bytes
-            for line in range(0, block_bytes, LINE):
-                prefetch(w, block_at + ahead + line)
             for half in range(2):
                 meta, codes = block_at + 2 * ROWS * half, block_at + LINE + strip_bytes * half
                 unpack_strip(w, meta, codes, panel, factors, BLOCK * (block - start) + STRIP * half)

@@ -100,9 +100,6 @@ def _kernels_of(form: Coded) -> tuple[Any, Any]:
         for group in range(4 * (end - start)):
             block, g = at + WIDE_HEAD + (start + (group >> 2)) * block_bytes, group & 3
             store_f32(scales, ROWS * (group >> 1), super_scale)
-            if g == 0:
-                for line in range(0, block_bytes, LINE):  # the next panel's: they come in while this one is multiplied
-                    prefetch(w, block + line + ahead)
             for row in range(0, ROWS, LANES):
                 meta = spread(load_i8(w, block + ROWS * g + row, LANES))
                 factors, bit = group_scales(meta, 0), 4 * more * g

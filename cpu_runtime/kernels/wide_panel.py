@@ -18,6 +18,7 @@ from cpu_runtime.kernels.integers import (
     times,
     widened,
 )
+from cpu_runtime.kernels.upcoming import ask
 from cpu_runtime.kernels.vectors import (
     fma,
     load_f32,
@@ -64,12 +65,17 @@ def put_scaled(panel, i, row, weights, factors):
 
 
 @inner
-def multiply_wide(panel, scales, groups, start, wide, x_scale, tokens, out):
-    """out[16 p : 16 p + 16] += panel · inputs `start` and further of token tokens[p]."""
+def multiply_wide(panel, scales, groups, start, wide, x_scale, tokens, out, upcoming):
+    """out[16 p : 16 p + 16] += panel · inputs `start` and further of token tokens[p].
+
+    A share of what is upcoming is asked for every four tokens.
+    """
     p = 0
     while p + 4 <= tokens.size:
+        ask(upcoming, p // 4)
         _four(panel, scales, groups, start, wide, x_scale, tokens, p, out)
         p += 4
+    ask(upcoming, p // 4)
     while p < tokens.size:
         _one(panel, scales, groups, start, wide, x_scale, tokens[p], out, ROWS * p)
         p += 1
