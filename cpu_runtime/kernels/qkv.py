@@ -2,31 +2,60 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from cpu_runtime.kernels.norm import rms_norm_row
 from cpu_runtime.kernels.pages import write_token
-from cpu_runtime.kernels.rope import rotate_token
-from quant.jit import inner, kernel
+from cpu_runtime.kernels.rope import angles, turn
+from quant.jit import inner, kernel, parallel_kernel, prange
+
+Norms = tuple[np.ndarray, np.float32, np.ndarray, np.float32]  # weights and eps, of queries and of keys
+Rotation = tuple[np.ndarray, int, int, np.float32]  # as `rope.rotate` has it
 
 
-@kernel
 def ready_and_keep(
-    query, key, value, q_weight, q_eps, k_weight, k_eps, start, inv_freq, first, second, magnitude, keys, values
-):
+    query: np.ndarray,
+    key: np.ndarray,
+    value: np.ndarray,
+    norms: Norms,
+    rotation: Rotation,
+    start: int,
+    keys: np.ndarray,
+    values: np.ndarray,
+) -> None:
     """Norm and rotate queries and keys in place; store keys and values at positions start .. start + T - 1.
 
     As many numbers are normed together as the norm has weights: a head's, or those of all heads; of no weights, none.
-    Shapes: query [T, H d], key, value [T, K d] f32 · the rotation as `rope.rotate` has it
-            keys, values [P, K, PAGE, d], as `pages.as_stored` has them
+    Shapes: query [T, H d], key, value [T, K d] f32 · keys, values [P, K, PAGE, d], as `pages.as_stored` has them
     """
-    tokens, size = query.shape[0], keys.shape[3]
-    for t in range(tokens):
-        _norm(query[t], q_weight, q_eps)
-        _norm(key[t], k_weight, k_eps)
-        queries, new, worth = query[t].reshape(-1, size), key[t].reshape(-1, size), value[t].reshape(-1, size)
-        rotate_token(queries, start + t, inv_freq, first, second, magnitude)
-        rotate_token(new, start + t, inv_freq, first, second, magnitude)
-        write_token(new, start + t, keys)
-        write_token(worth, start + t, values)
+    ready = _ready_token if len(query) == 1 else _ready_tokens
+    ready(query, key, value, norms, rotation, start, keys, values)
+
+
+@kernel
+def _ready_token(query, key, value, norms, rotation, start, keys, values):
+    """For one token threads would take longer to wake than it takes."""
+    _ready(query[0], key[0], value[0], norms, rotation, start, keys, values)
+
+
+@parallel_kernel
+def _ready_tokens(query, key, value, norms, rotation, start, keys, values):
+    for t in prange(query.shape[0]):
+        _ready(query[t], key[t], value[t], norms, rotation, start + t, keys, values)
+
+
+@inner
+def _ready(query, key, value, norms, rotation, position, keys, values):
+    q_weight, q_eps, k_weight, k_eps = norms
+    inv_freq, step, apart, magnitude = rotation
+    size = keys.shape[3]
+    _norm(query, q_weight, q_eps)
+    _norm(key, k_weight, k_eps)
+    cos, sin = angles(position, inv_freq)
+    turn(query.reshape(-1, size), cos, sin, step, apart, magnitude)
+    turn(key.reshape(-1, size), cos, sin, step, apart, magnitude)
+    write_token(key.reshape(-1, size), position, keys)
+    write_token(value.reshape(-1, size), position, values)
 
 
 @inner

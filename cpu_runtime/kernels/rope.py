@@ -11,24 +11,42 @@ from quant.jit import inner, kernel
 
 
 @kernel
-def rotate(heads, start, inv_freq, first, second, magnitude):
-    """Turn the pairs of dimensions (first[i], second[i]) by inv_freq[i] radians a token, in place; the others pass.
+def rotate(heads, start, inv_freq, step, apart, magnitude):
+    """Turn pairs of dimensions by inv_freq[i] radians a token, in place; dimensions that are in no pair pass.
 
-    What was turned is multiplied by `magnitude`.
-    Shapes: heads [T, H, d] f32 at positions start .. start + T - 1 · inv_freq [n/2] f32 · first, second [n/2] i64
+    Pair i is of the dimensions step * i and step * i + apart. What was turned is multiplied by `magnitude`.
+    Shapes: heads [T, H, d] f32 at positions start .. start + T - 1 · inv_freq [n/2] f32
     """
     for t in range(heads.shape[0]):
-        rotate_token(heads[t], start + t, inv_freq, first, second, magnitude)
+        cos, sin = angles(start + t, inv_freq)
+        turn(heads[t], cos, sin, step, apart, magnitude)
 
 
 @inner
-def rotate_token(heads, position, inv_freq, first, second, magnitude):
-    """The heads of one token: [H, d] f32."""
+def angles(position, inv_freq):
+    """(cosines, sines) of what pairs are turned by at a position: [n/2] f32."""
+    cos, sin = np.empty_like(inv_freq), np.empty_like(inv_freq)
     for i in range(inv_freq.size):
         # The product is a float32, as in the checkpoints' own code; far from 0 a float64 one would differ.
         angle = np.float64(np.float32(position) * inv_freq[i])
-        cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
-        for h in range(heads.shape[0]):
-            p, q = heads[h, first[i]], heads[h, second[i]]
-            heads[h, first[i]] = (p * cos - q * sin) * magnitude
-            heads[h, second[i]] = (q * cos + p * sin) * magnitude
+        cos[i], sin[i] = np.float32(np.cos(angle)), np.float32(np.sin(angle))
+    return cos, sin
+
+
+@inner
+def turn(heads, cos, sin, step, apart, magnitude):
+    """The pairs of each of one token's heads: [H, d] f32."""
+    for h in range(heads.shape[0]):
+        head = heads[h]
+        if step == 1:  # known to be, the loop becomes vector code
+            _turn_pairs(head, cos, sin, 1, apart, magnitude)
+        else:
+            _turn_pairs(head, cos, sin, step, apart, magnitude)
+
+
+@inner
+def _turn_pairs(head, cos, sin, step, apart, magnitude):
+    for i in range(cos.size):
+        p, q = head[step * i], head[step * i + apart]
+        head[step * i] = (p * cos[i] - q * sin[i]) * magnitude
+        head[step * i + apart] = (q * cos[i] + p * sin[i]) * magnitude

@@ -9,7 +9,7 @@ import numpy as np
 
 from cpu_runtime.caches.tokens import KVCache
 from cpu_runtime.kernels.attention import attend
-from cpu_runtime.kernels.qkv import ready_and_keep
+from cpu_runtime.kernels.qkv import Norms, ready_and_keep
 from cpu_runtime.layers.linear import Linear, SideBySide
 from cpu_runtime.layers.norm import RMSNorm
 from cpu_runtime.layers.rope import Rope
@@ -48,16 +48,16 @@ class GroupedAttention:
         Shapes: query [T, H d], key and value [T, K d] f32 -> [T, H, d] f32; query and key are changed in place.
         """
         tokens = len(query)
-        start, q_norm, k_norm = cache.grow(tokens), self.q_norm, self.k_norm
-        keys, values = cache.keys.stored, cache.values.stored
-        ready_and_keep(
-            query, key, value, q_norm.weight, q_norm.eps, k_norm.weight, k_norm.eps,
-            start, *self.rope.turn, keys, values,
-        )  # fmt: skip
+        start, keys, values = cache.grow(tokens), cache.keys.stored, cache.values.stored
+        ready_and_keep(query, key, value, self._norms, self.rope.turn, start, keys, values)
         query = query.reshape(tokens, self.heads, self.head_size)
         mixed = np.empty_like(query)
         attend(query, keys, values, start, self._scale, mixed)
         return mixed
+
+    @cached_property
+    def _norms(self) -> Norms:
+        return self.q_norm.weight, self.q_norm.eps, self.k_norm.weight, self.k_norm.eps
 
     @cached_property
     def _scale(self) -> np.float32:

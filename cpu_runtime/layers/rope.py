@@ -71,15 +71,15 @@ def _inverse(theta: float, n_rotated: int) -> np.ndarray:
 class Rope(ABC):
     """Rotates the first n dimensions of heads in place by angle position * inv_freq.
 
-    `turn` is (inv_freq, first and second dimensions of pairs, magnitude), as kernels take it.
+    `turn` is (inv_freq, step, apart, magnitude), as kernels take it.
     """
 
     __slots__ = ("frequencies", "turn")
 
     def __init__(self, frequencies: Frequencies) -> None:
         self.frequencies = frequencies
-        pairs = self._pairs(np.arange(frequencies.inv_freq.size))
-        self.turn = (frequencies.inv_freq, *pairs, np.float32(frequencies.magnitude))
+        places = self._places(frequencies.inv_freq.size)
+        self.turn = (frequencies.inv_freq, *places, np.float32(frequencies.magnitude))
 
     def __call__(self, heads: np.ndarray, start: int) -> None:
         """Shapes: heads [T, H, d] f32 at positions start .. start + T - 1; changed in place."""
@@ -87,21 +87,21 @@ class Rope(ABC):
 
     @staticmethod
     @abstractmethod
-    def _pairs(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The two dimensions that each pair is of: numbers [n/2] i64, 0 and up."""
+    def _places(pairs: int) -> tuple[int, int]:
+        """(dimensions from one pair to the next, those from a pair's first to its second)."""
 
 
 class HalfSplitRope(Rope):
     """Dimensions i and i + n/2 make a pair (Qwen, MiniMax)."""
 
     @staticmethod
-    def _pairs(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return numbers, numbers + numbers.size
+    def _places(pairs: int) -> tuple[int, int]:
+        return 1, pairs
 
 
 class InterleavedRope(Rope):
     """Dimensions 2i and 2i + 1 make a pair (DeepSeek, Kimi, GLM)."""
 
     @staticmethod
-    def _pairs(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return 2 * numbers, 2 * numbers + 1
+    def _places(pairs: int) -> tuple[int, int]:
+        return 2, 1

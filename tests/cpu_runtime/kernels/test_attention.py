@@ -136,8 +136,8 @@ close(out, reference.rms_norm(f(2, 8), f(8), 1e-6))
 norm.layer_norm(f(2, 8), f(8), f(8), np.float32(1e-6), out)
 close(out, reference.layer_norm(f(2, 8), f(8), f(8), 1e-6))
 
-heads, first = f(2, 2, 8), np.arange(2)
-rope.rotate(heads, 3, f(2), first, first + 2, np.float32(1))
+heads = f(2, 2, 8)
+rope.rotate(heads, 3, f(2), 1, 2, np.float32(1))
 close(heads, reference.rotate_half_split(f(2, 2, 8), 3, f(2)))
 
 for dtype in np.float16, np.float32:

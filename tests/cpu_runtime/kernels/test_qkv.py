@@ -37,7 +37,7 @@ def test_queries_and_keys_are_normed_rotated_and_kept(dtype: type, width: int | 
         expected.append(turned)
     keys, values = pages(dtype), pages(dtype)
     norms = weights[0], EPS, weights[1], EPS
-    ready_and_keep(query, key, value, *norms, start, *ROPE.turn, as_stored(keys), as_stored(values))
+    ready_and_keep(query, key, value, norms, ROPE.turn, start, as_stored(keys), as_stored(values))
     np.testing.assert_allclose(query.reshape(5, HEADS, SIZE), expected[0], atol=2e-6)
     np.testing.assert_allclose(key.reshape(5, KV_HEADS, SIZE), expected[1], atol=2e-6)
     for stored, rows in ((keys, key), (values, value)):
@@ -50,8 +50,8 @@ def test_token_by_token_is_the_same_bits() -> None:
     weights = 1 + gaussian(SIZE, seed=3), EPS, 1 + gaussian(SIZE, seed=4), EPS
     whole, pieces = projected(7), projected(7)
     kept = [(pages(np.float16), pages(np.float16)) for _ in range(2)]
-    ready_and_keep(*whole, *weights, 250, *ROPE.turn, *map(as_stored, kept[0]))
+    ready_and_keep(*whole, weights, ROPE.turn, 250, *map(as_stored, kept[0]))
     for t in range(7):
-        ready_and_keep(*(x[t : t + 1] for x in pieces), *weights, 250 + t, *ROPE.turn, *map(as_stored, kept[1]))
+        ready_and_keep(*(x[t : t + 1] for x in pieces), weights, ROPE.turn, 250 + t, *map(as_stored, kept[1]))
     for found, expected in zip((*whole, *kept[0]), (*pieces, *kept[1]), strict=True):
         assert np.array_equal(found, expected)
