@@ -197,7 +197,8 @@ store_i16 = operation(_writer(np.int16))(_named("store_i16", _store("i16", _as_i
 def prefetch(typing_context: Any, a: Any, i: Any) -> Any:
     def generate(context: Any, b: ir.IRBuilder, signature: Any, values: Any) -> ir.Value:
         pointer = _pointer(context, b, signature.args[0], values[0], values[1], I8)
-        call(b, "llvm.prefetch.p0", ir.VoidType(), pointer, I32(0), I32(3), I32(1))
+        # To read, data, and to be used once: a token's weights would push all else out of the outer caches.
+        call(b, "llvm.prefetch.p0", ir.VoidType(), pointer, I32(0), I32(0), I32(1))
         return context.get_dummy_value()
 
     return types.void(a, types.intp), generate
