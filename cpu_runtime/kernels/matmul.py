@@ -6,7 +6,7 @@ import numpy as np
 
 from cpu_runtime.kernels.share import new_counter, take_stretch
 from cpu_runtime.kernels.stored_row import read_row
-from cpu_runtime.kernels.tile import new_room, tile_products
+from cpu_runtime.kernels.tile import AT_ONCE, new_room, tile_products
 from cpu_runtime.kernels.tile_single import LOWEST_INT8
 from cpu_runtime.kernels.vectors import read_only
 from quant.formats import BLOCK, ROWS
@@ -47,16 +47,21 @@ def _every(tokens):
 
 @inner
 def _share(counter, n_threads, format_id, w, tile_bytes, blocks, x, q, wide, scale, sums, tokens, out):
-    """One thread's tiles."""
+    """One thread's tiles, for some tokens after others: the last stretch would be long if it were for all."""
     n, room = out.shape[1] // ROWS, new_room()
+    items = n * ((tokens.size + AT_ONCE - 1) // AT_ONCE)
     while True:
-        first, last = take_stretch(counter, n, tile_bytes, n_threads)
-        if first >= n:
+        item, end = take_stretch(counter, items, tile_bytes, n_threads)
+        if item >= items:
             break
-        tile_products(
-            format_id, w, first * tile_bytes, tile_bytes, last - first, blocks,
-            x, q, wide, scale, sums, tokens, 0, tokens.size, out, ROWS * first, room,
-        )  # fmt: skip
+        while item < end:
+            first, tile = item // n * AT_ONCE, item % n
+            last, count = min(first + AT_ONCE, tokens.size), min(n - tile, end - item)
+            tile_products(
+                format_id, w, tile * tile_bytes, tile_bytes, count, blocks,
+                x, q, wide, scale, sums, tokens, first, last, out, ROWS * tile, room,
+            )  # fmt: skip
+            item += count
 
 
 def read_rows(format_id: int, tiles: np.ndarray, ids: np.ndarray, out: np.ndarray) -> None:

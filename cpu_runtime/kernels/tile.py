@@ -43,7 +43,7 @@ from quant.jit import inner
 
 READS_WIDE = (Q5_ID, Q6_ID, Q8_ID)  # formats that several tokens meet as int16
 _PANEL_BLOCKS = SEGMENT // BLOCK
-_MOST = 64  # tokens that share an unpacked panel: their sums stay in the first cache, their activations in the second
+AT_ONCE = 64  # tokens that share an unpacked panel: their sums stay in the first cache, their activations in the second
 _ZERO = np.float32(0)
 
 
@@ -66,8 +66,8 @@ def new_room():
         np.empty(PANEL, np.int16),
         np.empty(FACTORS, np.int16),
         np.empty(SCALES, np.float32),
-        np.empty(_MOST * ROWS, np.float32),
-        np.empty(_MOST * ROWS, np.float32),
+        np.empty(AT_ONCE * ROWS, np.float32),
+        np.empty(AT_ONCE * ROWS, np.float32),
     )
 
 
@@ -88,8 +88,8 @@ def tile_products(
         for n in range(count):
             _float_product(format_id, w, at + n * size, blocks, x, tokens, first, last, out, column + ROWS * n)
     else:
-        for p in range(first, last, _MOST):
-            few = tokens[p : min(p + _MOST, last)]
+        for p in range(first, last, AT_ONCE):
+            few = tokens[p : min(p + AT_ONCE, last)]
             for n in range(count):
                 if format_id in READS_WIDE:
                     _by_wide_panels(format_id, w, at + n * size, size, blocks, wide, scale, few, room)
