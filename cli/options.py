@@ -26,6 +26,9 @@ Memory = Annotated[
     str | None, typer.Option("--memory", help="Most memory to use: 12G, 800M; what is free if left out.")
 ]
 Verify = Annotated[bool, typer.Option("--verify", help="Compare each expert's checksum when it is first read.")]
+Mirror = Annotated[
+    Path | None, typer.Option("--mirror", help="A copy of the model on another drive, to read experts from both.")
+]
 System = Annotated[str | None, typer.Option("--system", "-s", help="System message.")]
 Think = Annotated[bool | None, typer.Option("--think/--no-think", help="Let the model think first, or not.")]
 Thinking = Annotated[bool, typer.Option("--thinking", help="Print the thinking even where output is not a terminal.")]

@@ -15,7 +15,7 @@ from time import perf_counter
 import numpy as np
 
 from cpu_runtime.experts.arena import Arena
-from cpu_runtime.experts.drive import open_files
+from cpu_runtime.experts.drive import open_copy
 from cpu_runtime.experts.reads import Read, open_reads
 from quant.container import ExpertRecords, QuantizedModel
 from quant.errors import ResourceError
@@ -38,7 +38,7 @@ class Drive:
 
 
 def of_model(model: QuantizedModel) -> Drive:
-    """That of the drive a model with experts is on, from random records of it; raises as `open_files` does."""
+    """That of the drive a model with experts is on, from random records of it; raises as `open_copy` does."""
     return _measured([model.expert_layer(layer) for layer in model.expert_layers])
 
 
@@ -67,9 +67,9 @@ def _measured(layers: Sequence[ExpertRecords]) -> Drive:
     """From medians of few and of many random records at once."""
     size = max(layer.records.shape[1] for layer in layers)
     arena = Arena(_MANY, size)
-    files = open_files(layers, arena)
-    none = {layer.layer: np.zeros(len(layer.records), bool) for layer in layers}
-    reads, random = open_reads(files, arena, none), np.random.default_rng()
+    files = open_copy(layers, arena).files
+    none = {layer.layer: np.zeros((1, len(layer.records)), bool) for layer in layers}
+    reads, random = open_reads([files], arena, none), np.random.default_rng()
     everything: list[tuple[int, int]] = [
         (layer.layer, expert) for layer in layers for expert in range(len(layer.records))
     ]

@@ -14,6 +14,7 @@ import numpy as np
 
 from cpu_runtime import heap, models
 from cpu_runtime.crowd import Crowd, crowd
+from cpu_runtime.experts.copies import open_mirror
 from cpu_runtime.experts.mapped import MappedExperts
 from cpu_runtime.experts.streamed import StreamedExperts
 from cpu_runtime.layers.ahead import looking_ahead
@@ -48,11 +49,13 @@ class Engine:
         kv_dtype: str | None = None,
         memory_bytes: int | None = None,
         verify: bool = False,
+        mirror: Path | None = None,
     ) -> None:
         family = models.find(model.config)
         config = family.read(model.config)
         model.check(family.plan(config, ()))
         self.model = model
+        self._mirror = None if mirror is None else open_mirror(mirror, model)
         self.name = model.path.name
         self.config = model.config
         self.syntax: ChatSyntax = family.chat
@@ -73,7 +76,7 @@ class Engine:
         if not self.division.fits:
             slots = self.division.slots(self.context)
             model.keep_dense()
-            self.store = StreamedExperts(model, slots, verify=verify)
+            self.store = StreamedExperts(model, slots, verify=verify, mirror=self._mirror)
             self.pressure = Pressure(self.store, self.division.total)
             decoder = family.build(config, model, self.store)
             embedding = PassingEmbedding(decoder.embedding.matrix, model.let_go)
@@ -89,12 +92,14 @@ class Engine:
         kv_dtype: str | None = None,
         memory_bytes: int | None = None,
         verify: bool = False,
+        mirror: Path | None = None,
     ) -> Engine:
         """Open a quantized model's folder; threads default to the physical cores, fewer while others want these too.
 
         Keys and values are cached as `kv_dtype`: float16, but float32 where nothing is quantized, since that model is
         what others are measured against. The process stays under `memory_bytes`, or what is available if None. With
-        `verify` an expert's checksum is compared when it is first read.
+        `verify` an expert's checksum is compared when it is first read. `mirror` is a copy of the folder on another
+        drive: experts that don't fit in memory are read from both at once.
 
         Raises the errors of `quant.errors`: CheckpointError for damaged files, UnsupportedError for an unknown family,
         ResourceError where the memory is too little.
@@ -104,7 +109,7 @@ class Engine:
         set_threads(threads or physical_cores())
         heap.keep()
         model = open_model(path)
-        engine = cls(model, context=context, kv_dtype=kv_dtype, memory_bytes=memory_bytes, verify=verify)
+        engine = cls(model, context=context, kv_dtype=kv_dtype, memory_bytes=memory_bytes, verify=verify, mirror=mirror)
         if threads is None:
             engine.crowd = crowd(physical_cores())
         return engine
@@ -183,6 +188,8 @@ class Engine:
         """Let the experts and the model's files go; no thread is left."""
         self.store.close()
         self.model.close()
+        if self._mirror is not None:
+            self._mirror.close()
 
     def __enter__(self) -> Engine:
         return self

@@ -46,7 +46,7 @@ class ExpertRecords:
         """Raise CheckpointError unless `record` [record_bytes] u8 is what was written for this expert."""
         if zlib.crc32(record.data) != self.crc32[expert]:
             raise CheckpointError(
-                f"{self.path.name}: expert {expert} of layer {self.layer} is damaged: its checksum differs",
+                f"{self.path}: expert {expert} of layer {self.layer} is damaged: its checksum differs",
                 hint=f"moe show --verify lists everything that is damaged; {AGAIN}",
             )
 

@@ -31,6 +31,7 @@ def bench(
     format: Annotated[Literal["md", "csv", "json"], typer.Option("--output", "-o", help="How to print.")] = "md",
     cold: Annotated[bool, typer.Option("--cold", help="Drop the model from the page cache before each round.")] = False,
     memory: options.Memory = None,
+    mirror: options.Mirror = None,
 ) -> None:
     """Time reading a prompt and writing an answer.
 
@@ -58,7 +59,7 @@ def bench(
         output.line(_markdown(HEADINGS))
         output.line(_markdown(["---"] * 5 + ["---:"] * 5))
     for n in counts:
-        for row in _measure(folder, planned, n, repetitions, cold, most):
+        for row in _measure(folder, planned, n, repetitions, cold, most, mirror):
             rows.append(row)
             if format == "md":
                 output.line(_markdown(_cells(row)))
@@ -69,12 +70,18 @@ def bench(
 
 
 def _measure(
-    folder: Path, planned: list[Workload], threads: int, repetitions: int, cold: bool, most: int | None
+    folder: Path,
+    planned: list[Workload],
+    threads: int,
+    repetitions: int,
+    cold: bool,
+    most: int | None,
+    mirror: Path | None,
 ) -> Iterator[dict[str, Any]]:
     from cpu_runtime import Engine, footprint, measure, roofs
 
     window = max(test.depth + test.tokens for test in planned)
-    with Engine.open(folder, threads=threads, context=window, memory_bytes=most) as engine:
+    with Engine.open(folder, threads=threads, context=window, memory_bytes=most, mirror=mirror) as engine:
         with output.busy("compiling or loading kernels"):
             engine.warm_up()
         weighs = footprint.of_model(engine.model)
@@ -86,20 +93,20 @@ def _measure(
     )
     for test in planned:
         with output.busy(f"{test}, {threads} threads"):
-            speed = _cold(folder, test, threads, repetitions, most) if cold else None
+            speed = _cold(folder, test, threads, repetitions, most, mirror) if cold else None
             if speed is None:
-                with Engine.open(folder, threads=threads, context=window, memory_bytes=most) as engine:
+                with Engine.open(folder, threads=threads, context=window, memory_bytes=most, mirror=mirror) as engine:
                     speed = measure.run(engine, test, repetitions)
         yield _row(name, size, weighs, threads, speed, cold, read, dot)
 
 
-def _cold(folder: Path, test: Workload, threads: int, repetitions: int, most: int | None) -> Speed:
+def _cold(folder: Path, test: Workload, threads: int, repetitions: int, most: int | None, mirror: Path | None) -> Speed:
     """Each round on a model opened anew, after its pages were dropped."""
     from cpu_runtime import Engine, measure
 
     rounds: list[Speed] = []
     for _ in range(repetitions):
-        with Engine.open(folder, threads=threads, context=test.tokens, memory_bytes=most) as engine:
+        with Engine.open(folder, threads=threads, context=test.tokens, memory_bytes=most, mirror=mirror) as engine:
             engine.model.forget_pages()
             rounds.append(measure.run(engine, test, 1, warm=False))
     return measure.mean_of(rounds)

@@ -33,6 +33,7 @@ def chat(
     threads: options.Threads = None,
     memory: options.Memory = None,
     verify: options.Verify = False,
+    mirror: options.Mirror = None,
 ) -> None:
     """Talk to a model at the terminal.
 
@@ -53,6 +54,7 @@ def chat(
         threads=threads,
         memory_bytes=byte_size.parse("--memory", memory) if memory is not None else None,
         verify=verify,
+        mirror=mirror,
         temperature=temp,
         top_k=top_k,
         top_p=top_p,
@@ -76,6 +78,7 @@ def start(
     threads: int | None = None,
     memory_bytes: int | None = None,
     verify: bool = False,
+    mirror: Path | None = None,
     **sampling: float | None,
 ) -> None:
     """Open a model and talk; where there is no terminal, or a question is given, answer that and return."""
@@ -89,7 +92,9 @@ def start(
 
     if question is None and not at_a_terminal():
         question = question_from(None)
-    with Engine.open(folder, threads=threads, context=ctx, memory_bytes=memory_bytes, verify=verify) as engine:
+    with Engine.open(
+        folder, threads=threads, context=ctx, memory_bytes=memory_bytes, verify=verify, mirror=mirror
+    ) as engine:
         output.say(f"{engine.name}: {_placed(engine)}, context {engine.context} tokens")
         with output.busy(WARMING):
             engine.warm_up()

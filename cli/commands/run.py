@@ -42,6 +42,7 @@ def run(
     threads: options.Threads = None,
     memory: options.Memory = None,
     verify: options.Verify = False,
+    mirror: options.Mirror = None,
 ) -> None:
     """Answer one prompt on stdout and exit.
 
@@ -64,7 +65,9 @@ def run(
     offered = read_tools(tools) if tools else []
     question = None if ids else question_from(prompt)
     most = byte_size.parse("--memory", memory) if memory is not None else None
-    with Engine.open(store.find(model), threads=threads, context=ctx, memory_bytes=most, verify=verify) as engine:
+    with Engine.open(
+        store.find(model), threads=threads, context=ctx, memory_bytes=most, verify=verify, mirror=mirror
+    ) as engine:
         with output.busy(WARMING):
             engine.warm_up()
         params = options.sampling(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from math import inf
 from time import perf_counter
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,23 +23,30 @@ _LARGE_PAGE = 2 << 20  # bytes; as large as pages of files become
 _MARGIN = 1.25  # direct reads leave memory and processors alone: buffered ones must be faster by this
 
 
-def open_files(layers: Iterable[ExpertRecords], arena: Arena) -> dict[int, RecordFile]:
+class Copy(NamedTuple):
+    """Every layer's file on one drive, and the bytes a second that it was read at when it was opened."""
+
+    files: dict[int, RecordFile]
+    rate: float
+
+
+def open_copy(layers: Iterable[ExpertRecords], arena: Arena) -> Copy:
     """Every layer's file, opened for the kind of reading that its drive is found to be better at.
 
     The arena is scribbled over. Raises CheckpointError where a file can't be read in either way.
     """
     layers = list(layers)
+    buffered = _opened_buffered(layers)
     try:
         direct = _open(layers, direct=True)
     except OSError:
-        return _opened_buffered(layers)
-    buffered = _opened_buffered(layers)
+        direct = {}
     with ThreadPoolExecutor(READERS, thread_name_prefix="moe-read") as pool:
-        better = _direct_is_better(direct, buffered, pool, arena)
+        better, rate = _compared(direct, buffered, pool, arena)
     chosen, other = (direct, buffered) if better else (buffered, direct)
     for file in other.values():
         file.close()
-    return chosen
+    return Copy(chosen, rate)
 
 
 def _open(layers: Sequence[ExpertRecords], *, direct: bool) -> dict[int, RecordFile]:
@@ -59,23 +68,28 @@ def _opened_buffered(layers: Sequence[ExpertRecords]) -> dict[int, RecordFile]:
         raise CheckpointError(f"{error.filename}: {error.strerror or error}") from error
 
 
-def _direct_is_better(
+def _compared(
     direct: dict[int, RecordFile], buffered: dict[int, RecordFile], pool: Executor, arena: Arena
-) -> bool:
-    """Read other records in either way, spread over the model, and compare the seconds."""
-    experts = [(n, e) for n, file in direct.items() for e in range(file.layer.records.shape[0])]
-    size = max(file.record_bytes for file in direct.values())
+) -> tuple[bool, float]:
+    """(whether direct reads are better, bytes a second of the better ones): other records either way, over the model.
+
+    Where direct reads were refused, there are no such files.
+    """
+    experts = [(n, e) for n, file in buffered.items() for e in range(file.layer.records.shape[0])]
+    size = max(file.record_bytes for file in buffered.values())
     count = max(1, min(_SAMPLE // size, len(experts) // 2, len(arena.records)))
     sample = [experts[i] for i in np.linspace(0, len(experts) - 1, 2 * count).astype(int)]
     for slot in range(count):
         arena.slot(slot, size)[::PAGE] = 0  # memory taken while the first of the two is timed would count against it
     try:
-        fast = _seconds(direct, sample[::2], pool, arena)
+        fast = _seconds(direct, sample[::2], pool, arena) if direct else inf
     except CheckpointError:  # some file systems refuse at the first read; a damaged one will refuse buffered, too
-        return False
+        fast = inf
     for number, expert in sample[1::2]:
         _forget(buffered[number], expert)
-    return fast <= _MARGIN * _seconds(buffered, sample[1::2], pool, arena)
+    slow = _seconds(buffered, sample[1::2], pool, arena)
+    better = fast <= _MARGIN * slow
+    return better, count * size / (fast if better else slow)
 
 
 def _seconds(files: dict[int, RecordFile], sample: list[tuple[int, int]], pool: Executor, arena: Arena) -> float:

@@ -17,11 +17,15 @@ READERS = 8  # threads, where the kernel takes no queue of reads: what it takes 
 
 
 class Read(NamedTuple):
-    """A record on its way into a slot."""
+    """A record on its way into a slot, from one of the copies there are."""
 
     layer: int
     expert: int
     slot: int
+    copy: int = 0
+
+
+Copied = Sequence[Mapping[int, RecordFile]]  # each layer's file, of every copy
 
 
 class Reads(Protocol):
@@ -43,24 +47,25 @@ class Reads(Protocol):
         ...
 
 
-def open_reads(files: Mapping[int, RecordFile], arena: Arena, unchecked: Mapping[int, np.ndarray]) -> Reads:
+def open_reads(copies: Copied, arena: Arena, unchecked: Mapping[int, np.ndarray]) -> Reads:
     """The kernel's own queue where it has one for these files, else threads; these as well where checksums are due.
 
-    `unchecked` says of each layer's experts whose checksum is to be compared at the first read.
+    `unchecked` [copies, experts] says of each layer whose checksum is to be compared at the first read.
     """
-    if all(file.direct for file in files.values()) and not any(which.any() for which in unchecked.values()):
+    direct = all(file.direct for files in copies for file in files.values())
+    if direct and not any(which.any() for which in unchecked.values()):
         try:
-            return QueuedReads(files, arena)
+            return QueuedReads(copies, arena)
         except OSError:
             pass  # there is none, or a sandbox or a limit forbids it
-    return ThreadedReads(files, arena, unchecked)
+    return ThreadedReads(copies, arena, unchecked)
 
 
 class QueuedReads:
     """Reads that the kernel carries out on its own: beginning one takes no thread, and ending one wakes none."""
 
-    def __init__(self, files: Mapping[int, RecordFile], arena: Arena) -> None:
-        self._files = files
+    def __init__(self, copies: Copied, arena: Arena) -> None:
+        self._copies = copies
         self._arena = arena
         self._under_way: dict[int, Read] = {}
         self._queue = KernelQueue()
@@ -68,9 +73,7 @@ class QueuedReads:
     def start(self, reads: Sequence[Read]) -> None:
         """Begin these: one system call for all of them."""
         self._under_way.update((read.slot, read) for read in reads)
-        self._queue.submit(
-            [(read.slot, *self._files[read.layer].place(read.expert), self._into(read)) for read in reads]
-        )
+        self._queue.submit([(read.slot, *self._file(read).place(read.expert), self._into(read)) for read in reads])
 
     def ended(self, *, wait: bool) -> list[Read]:
         """See `Reads`; what came short is read again, which says what is wrong if something is."""
@@ -79,12 +82,15 @@ class QueuedReads:
             read = self._under_way.pop(slot)
             into = self._into(read)
             if count != into.nbytes:
-                self._files[read.layer].read(read.expert, into)
+                self._file(read).read(read.expert, into)
             found.append(read)
         return found
 
     def _into(self, read: Read) -> np.ndarray:
-        return self._arena.slot(read.slot, self._files[read.layer].record_bytes)
+        return self._arena.slot(read.slot, self._file(read).record_bytes)
+
+    def _file(self, read: Read) -> RecordFile:
+        return self._copies[read.copy][read.layer]
 
     def close(self) -> None:
         """Wait for what is under way."""
@@ -94,8 +100,8 @@ class QueuedReads:
 class ThreadedReads:
     """Reads by a pool of threads."""
 
-    def __init__(self, files: Mapping[int, RecordFile], arena: Arena, unchecked: Mapping[int, np.ndarray]) -> None:
-        self._files = files
+    def __init__(self, copies: Copied, arena: Arena, unchecked: Mapping[int, np.ndarray]) -> None:
+        self._copies = copies
         self._arena = arena
         self._unchecked = unchecked
         self._pool = ThreadPoolExecutor(READERS, thread_name_prefix="moe-read")
@@ -107,13 +113,13 @@ class ThreadedReads:
             self._pool.submit(self._run, read)
 
     def _run(self, read: Read) -> None:
-        file = self._files[read.layer]
+        file = self._copies[read.copy][read.layer]
         into = self._arena.slot(read.slot, file.record_bytes)
         try:
             file.read(read.expert, into)
-            if self._unchecked[read.layer][read.expert]:
+            if self._unchecked[read.layer][read.copy, read.expert]:
                 file.layer.check(read.expert, into)
-                self._unchecked[read.layer][read.expert] = False
+                self._unchecked[read.layer][read.copy, read.expert] = False
         except BaseException as error:
             self._done.put((read, error))
         else:

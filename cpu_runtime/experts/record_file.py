@@ -53,7 +53,7 @@ class RecordFile:
             rest, at = rest[count:], at + count
 
     def _fault(self, expert: int, what: str) -> CheckpointError:
-        where = f"{self.layer.path.name}: expert {expert} of layer {self.layer.layer}"
+        where = f"{self.layer.path}: expert {expert} of layer {self.layer.layer}"
         return CheckpointError(f"{where}: {what}", hint=f"check the drive; {AGAIN}")
 
     def close(self) -> None:

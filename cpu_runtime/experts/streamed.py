@@ -10,7 +10,8 @@ from time import perf_counter
 import numpy as np
 
 from cpu_runtime.experts.arena import Arena
-from cpu_runtime.experts.drive import open_files
+from cpu_runtime.experts.copies import Copies
+from cpu_runtime.experts.drive import open_copy
 from cpu_runtime.experts.foresight import Foresight
 from cpu_runtime.experts.reads import Read, open_reads
 from cpu_runtime.experts.residence import Residence
@@ -61,15 +62,19 @@ class StreamedExperts:
 
     A slot is either free, or holds a record that is whole (`_layers`), or is being read into (`_reading`): a record
     that could not be read is in none of them. With `verify` a record's checksum is compared the first time it is read.
+    A `mirror` is the same model on another drive, which then share the reads.
     """
 
-    def __init__(self, model: QuantizedModel, slots: int, *, verify: bool = False) -> None:
+    def __init__(
+        self, model: QuantizedModel, slots: int, *, verify: bool = False, mirror: QuantizedModel | None = None
+    ) -> None:
         self._records = {layer: model.expert_layer(layer) for layer in model.expert_layers}
         counts = {n: r.records.shape[0] for n, r in self._records.items()}
+        models = [model] if mirror is None else [model, mirror]
         self._arena = Arena(slots, slot_bytes(model))
-        self._unchecked = {n: np.full(count, verify) for n, count in counts.items()}
-        self._files = open_files(self._records.values(), self._arena)
-        self._reads = open_reads(self._files, self._arena, self._unchecked)
+        self._unchecked = {n: np.full((len(models), count), verify) for n, count in counts.items()}
+        self._copies = Copies([open_copy(map(m.expert_layer, m.expert_layers), self._arena) for m in models])
+        self._reads = open_reads(self._copies.files, self._arena, self._unchecked)
         self._layers = {n: Residence(count) for n, count in counts.items()}
         self._free = list(range(slots))
         self._given_back: list[int] = []
@@ -93,7 +98,7 @@ class StreamedExperts:
     @property
     def direct(self) -> bool:
         """Whether records are read past the operating system's cache."""
-        return all(file.direct for file in self._files.values())
+        return self._copies.direct
 
     def records(self, layer: int) -> ExpertRecords:
         """How the layer's records are laid out."""
@@ -164,8 +169,8 @@ class StreamedExperts:
     def _start(self, call: _Call) -> None:
         """Begin to read what the call misses, then what is guessed, as far as there is room beside what is in use."""
         begun: list[Read] = []
-        most = max(2, -(-UNDER_WAY // self._files[call.layer].record_bytes)) if call.tokens == 1 else PROMPT_UNDER_WAY
-        while (call.missing or self._may_guess(call)) and len(self._reading) < most:
+        most = max(2, -(-UNDER_WAY // self._record_bytes(call.layer))) if call.tokens == 1 else PROMPT_UNDER_WAY
+        while (call.missing or self._may_guess(call)) and len(self._reading) < most * len(self._copies):
             slot = self._room()
             if slot is None:
                 break
@@ -177,7 +182,8 @@ class StreamedExperts:
                 layer, expert = self._guesses.popleft()
                 self._guessed.add((layer, expert))
                 self.statistics.guessed += 1
-            read = self._reading[layer, expert] = Read(layer, expert, slot)
+            copy = self._copies.begin(self._record_bytes(layer))
+            read = self._reading[layer, expert] = Read(layer, expert, slot, copy)
             begun.append(read)
         if begun:
             self._reads.start(begun)
@@ -211,7 +217,8 @@ class StreamedExperts:
             self.statistics.seconds_waited += perf_counter() - start
         members: list[int] = []
         for read in reads:
-            self.statistics.bytes_read += self._files[read.layer].record_bytes
+            self.statistics.bytes_read += self._record_bytes(read.layer)
+            self._copies.end(read.copy, self._record_bytes(read.layer))
             del self._reading[read.layer, read.expert]
             self._layers[read.layer].hold(read.expert, read.slot)
             if read.layer == call.layer and read.expert in call.coming:
@@ -233,6 +240,9 @@ class StreamedExperts:
         self._broken_off = False
         return freed
 
+    def _record_bytes(self, layer: int) -> int:
+        return int(self._records[layer].records.shape[1])
+
     def _keep_nothing(self) -> None:
         for residence in self._layers.values():
             residence.use(_NONE)
@@ -243,7 +253,8 @@ class StreamedExperts:
         A new queue, because only the end of the old one is sure to be the end of a read whose start was interrupted.
         """
         self._reads.close()
-        self._reads = open_reads(self._files, self._arena, self._unchecked)
+        self._reads = open_reads(self._copies.files, self._arena, self._unchecked)
+        self._copies.end_all()
         self._reading.clear()
         self._guessed.clear()
         taken = set(self._given_back)
@@ -257,9 +268,7 @@ class StreamedExperts:
     def close(self) -> None:
         """End reads and threads, close the files and give the memory back."""
         self._reads.close()
-        for file in self._files.values():
-            file.close()
-        self._files = {}
+        self._copies.close()
         self._layers = {}
         self._arena = Arena(1, PAGE)
 
