@@ -75,6 +75,6 @@ def open_mirror(folder: Path, model: QuantizedModel) -> QuantizedModel:
         mirror.close()
         raise UsageError(
             f"--mirror {folder} holds another model than {model.path}",
-            hint=f"copy it there again: cp -r {model.path} {folder}",
+            hint=f"copy {model.path} to a new folder on the other drive, and name that",
         )
     return mirror
