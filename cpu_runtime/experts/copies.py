@@ -55,11 +55,6 @@ class Copies:
     def __len__(self) -> int:
         return len(self.files)
 
-    @property
-    def direct(self) -> bool:
-        """Whether all of them are read past the operating system's cache."""
-        return all(file.direct for files in self.files for file in files.values())
-
     def close(self) -> None:
         """Close the files."""
         for files in self.files:

@@ -28,6 +28,11 @@ class Read(NamedTuple):
 Copied = Sequence[Mapping[int, RecordFile]]  # each layer's file, of every copy
 
 
+def all_direct(copies: Copied) -> bool:
+    """Whether all of them are read past the operating system's cache."""
+    return all(file.direct for files in copies for file in files.values())
+
+
 class Reads(Protocol):
     """Starts reads and tells which of them are done; for one caller."""
 
@@ -52,8 +57,7 @@ def open_reads(copies: Copied, arena: Arena, unchecked: Mapping[int, np.ndarray]
 
     `unchecked` [copies, experts] says of each layer whose checksum is to be compared at the first read.
     """
-    direct = all(file.direct for files in copies for file in files.values())
-    if direct and not any(which.any() for which in unchecked.values()):
+    if all_direct(copies) and not any(which.any() for which in unchecked.values()):
         try:
             return QueuedReads(copies, arena)
         except OSError:

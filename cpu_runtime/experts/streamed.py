@@ -13,7 +13,7 @@ from cpu_runtime.experts.arena import Arena
 from cpu_runtime.experts.copies import Copies
 from cpu_runtime.experts.drive import open_copy
 from cpu_runtime.experts.foresight import Foresight
-from cpu_runtime.experts.reads import Read, open_reads
+from cpu_runtime.experts.reads import Read, all_direct, open_reads
 from cpu_runtime.experts.residence import Residence
 from cpu_runtime.experts.store import Group
 from quant.container import ExpertRecords, QuantizedModel
@@ -98,7 +98,7 @@ class StreamedExperts:
     @property
     def direct(self) -> bool:
         """Whether records are read past the operating system's cache."""
-        return self._copies.direct
+        return all_direct(self._copies.files)
 
     def records(self, layer: int) -> ExpertRecords:
         """How the layer's records are laid out."""

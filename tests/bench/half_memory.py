@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +24,7 @@ from cpu_runtime.layers.decoder import Block
 from cpu_runtime.layers.linear import Activations
 from cpu_runtime.layers.moe import MoE
 from quant.container import QuantizedModel
+from tests.bench.group import run_in
 
 CGROUP = Path("/sys/fs/cgroup/memory")
 RIGHT = (0.94, 0.89, 0.77, 0.58)  # of the demo model's guesses ahead, those at a router's first to fourth choice
@@ -36,11 +36,7 @@ def limited(command: Sequence[object], limit: int) -> dict[str, Any]:
     group.mkdir()
     try:
         (group / "memory.limit_in_bytes").write_text(str(limit))
-        shell = ["sh", "-c", f'echo $$ > {group}/cgroup.procs; exec "$@"', "sh", *map(str, command)]
-        done = subprocess.run(shell, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise SystemExit(f"exit {done.returncode}\n{done.stderr[-2000:]}")
-        answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        answer: dict[str, Any] = json.loads(run_in(group, command).splitlines()[-1])
         return answer
     finally:
         group.rmdir()

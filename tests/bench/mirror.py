@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from tests.bench.group import run_in
 from tests.command import environment
 
 CGROUP = Path("/sys/fs/cgroup/blkio")
@@ -57,11 +58,7 @@ def throttled(rates: dict[str, int]) -> Iterator[Path]:
 def generated(group: Path, home: Path, model: Path, options: list[str]) -> dict[str, float]:
     """What `moe bench` says of a model, run in a control group, its store in `home`."""
     command = [sys.executable, "-m", "cli", "bench", str(model), "-p", "0", "-r", "2", "-o", "json", *options]
-    shell = ["sh", "-c", f'echo $$ > {group}/cgroup.procs; exec "$@"', "sh", *command]
-    done = subprocess.run(shell, capture_output=True, text=True, env=environment(home), check=False)
-    if done.returncode:
-        raise SystemExit(f"exit {done.returncode}\n{done.stderr[-2000:]}")
-    row: dict[str, float] = json.loads(done.stdout)[0]
+    row: dict[str, float] = json.loads(run_in(group, command, environment(home)))[0]
     return row
 
 
