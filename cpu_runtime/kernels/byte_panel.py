@@ -7,7 +7,7 @@ int32. What levels held higher add too much is known of each token, and is where
 
 Shapes: panel [128, 16, 4] u8: 4 inputs of a row side by side · factors [32, 16, 2] i16: of 16 inputs, of a row, twice
         scales of rows, [16] f32, or of 32 inputs and rows, [16, 16] f32
-        q [T, Cp] i8, scale [T, Cp/32] f32, sums [T, Cp/16, 2] i16
+        packs as in `packs.py`
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 
 from cpu_runtime.kernels.activations import GROUP, LOWER
 from cpu_runtime.kernels.integers import in_order, minus, pair_dot, quad_add
+from cpu_runtime.kernels.packs import HALF, HALF_PACK, PACK, SCALE_AT, SUMS_AT, after, places
 from cpu_runtime.kernels.upcoming import ask
 from cpu_runtime.kernels.vectors import (
     fma,
@@ -25,6 +26,7 @@ from cpu_runtime.kernels.vectors import (
     load_i8,
     load_i16,
     mul,
+    splat1,
     splat2,
     splat4,
     splat_f32,
@@ -37,7 +39,6 @@ from cpu_runtime.kernels.vectors import (
 from quant.formats import ROWS, SEGMENT
 from quant.jit import inner
 
-HALF = GROUP // 2  # inputs that share a factor
 PANEL = SEGMENT * ROWS  # bytes of a panel
 FACTORS = SEGMENT // HALF * ROWS * 2
 SCALES = SEGMENT // GROUP * ROWS
@@ -59,24 +60,31 @@ def put_factors(factors, i, row, values):
 
 
 @inner
-def _sums_of_four(panel, i, q, at, sums):
-    """int16 sums of inputs i .. i + 15 of the panel, for four tokens, which have them at q[at].
+def _add_half(totals, panel, factors, i, packs, at):
+    """totals += products of 16 inputs, from i on in the panel and at[..] in the packs, for four tokens.
 
     In this order they want 13 registers; LLVM would rather have all of the weights at hand, and run out of them.
     """
-    a, b, c, d = _start(sums, at[0]), _start(sums, at[1]), _start(sums, at[2]), _start(sums, at[3])
+    a, b = _start(packs, at[0]), _start(packs, at[1])
+    c, d = _start(packs, at[2]), _start(packs, at[3])
     for j in range(0, HALF, 4):
         w = _quad(panel, i + j)
-        a = in_order(quad_add(a, w, splat4(q, at[0] + j, ROWS)))
-        b = in_order(quad_add(b, w, splat4(q, at[1] + j, ROWS)))
-        c = in_order(quad_add(c, w, splat4(q, at[2] + j, ROWS)))
-        d = in_order(quad_add(d, w, splat4(q, at[3] + j, ROWS)))
-    return a, b, c, d
+        a = in_order(quad_add(a, w, splat4(packs, at[0] + j, ROWS)))
+        b = in_order(quad_add(b, w, splat4(packs, at[1] + j, ROWS)))
+        c = in_order(quad_add(c, w, splat4(packs, at[2] + j, ROWS)))
+        d = in_order(quad_add(d, w, splat4(packs, at[3] + j, ROWS)))
+    factor = _factors(factors, i)
+    return (
+        in_order(pair_dot(totals[0], a, factor)),
+        in_order(pair_dot(totals[1], b, factor)),
+        in_order(pair_dot(totals[2], c, factor)),
+        in_order(pair_dot(totals[3], d, factor)),
+    )
 
 
 @inner
-def _start(sums, at):
-    return in_order(splat2(sums, at >> 3, ROWS))
+def _start(packs, at):
+    return in_order(splat2(packs, at + SUMS_AT, ROWS))
 
 
 @inner
@@ -90,68 +98,63 @@ def _factors(factors, i):
 
 
 @inner
-def _add(out, o, total, scales, g, scale):
+def _add(out, o, total, scales, g, packs, at):
     """One scale a row: it waits until the panel is through, see `add_scaled`."""
-    store_f32(out, o, fma(to_f32(total), splat_f32(scale, ROWS), load_f32(out, o, ROWS)))
+    store_f32(out, o, fma(to_f32(total), splat1(packs, at + SCALE_AT, ROWS), load_f32(out, o, ROWS)))
 
 
 @inner
-def _add_grouped(out, o, total, scales, g, scale):
+def _add_grouped(out, o, total, scales, g, packs, at):
     """A scale for each row and 32 inputs."""
-    both = mul(load_f32(scales, ROWS * g, ROWS), splat_f32(scale, ROWS))
+    both = mul(load_f32(scales, ROWS * g, ROWS), splat1(packs, at + SCALE_AT, ROWS))
     store_f32(out, o, fma(to_f32(total), both, load_f32(out, o, ROWS)))
 
 
 def _multiply_with(add: Any) -> Any:
-    """Make multiply(panel, factors, scales, groups, start, q, scale, sums, tokens, out, upcoming), which does
+    """Make multiply(panel, factors, scales, groups, start, packs, tokens, out, upcoming), which does
 
     out[16 p : 16 p + 16] += panel · inputs `start` and further of token tokens[p], 32 inputs at a time by `add`.
     A share of what is upcoming is asked for every four tokens.
     """
 
     @inner
-    def multiply(panel, factors, scales, groups, start, q, scale, sums, tokens, out, upcoming):
-        p = 0
+    def multiply(panel, factors, scales, groups, start, packs, tokens, out, upcoming):
+        first, p = start // GROUP * PACK, 0
         while p + 4 <= tokens.size:
             ask(upcoming, p // 4)
-            four(panel, factors, scales, groups, start, q, scale, sums, tokens, p, out)
+            four(panel, factors, scales, groups, packs, places(tokens, p, packs, first), out, ROWS * p)
             p += 4
         ask(upcoming, p // 4)
         while p < tokens.size:
-            one(panel, factors, scales, groups, start, q, scale, sums, tokens[p], out, ROWS * p)
+            one(panel, factors, scales, groups, packs, tokens[p] * packs.shape[1] + first, out, ROWS * p)
             p += 1
 
     @inner
-    def four(panel, factors, scales, groups, start, q, scale, sums, tokens, p, out):
+    def four(panel, factors, scales, groups, packs, at, out, o):
         """Four tokens: each weight is loaded once for all, and the sums of 16 rows of each stay in registers."""
-        t0, t1, t2, t3 = tokens[p], tokens[p + 1], tokens[p + 2], tokens[p + 3]
-        width, o = q.shape[1], ROWS * p
         for g in range(groups):
-            x = start + GROUP * g
-            a = b = c = d = splat_i32(0, ROWS)
-            for i in range(0, GROUP, HALF):
-                at = t0 * width + x + i, t1 * width + x + i, t2 * width + x + i, t3 * width + x + i
-                few = _sums_of_four(panel, GROUP * g + i, q, at, sums)
-                factor = _factors(factors, GROUP * g + i)
-                a, b = pair_dot(a, few[0], factor), pair_dot(b, few[1], factor)
-                c, d = pair_dot(c, few[2], factor), pair_dot(d, few[3], factor)
-            s = x // GROUP
-            add(out, o, a, scales, g, scale[t0, s])
-            add(out, o + ROWS, b, scales, g, scale[t1, s])
-            add(out, o + 2 * ROWS, c, scales, g, scale[t2, s])
-            add(out, o + 3 * ROWS, d, scales, g, scale[t3, s])
+            zero = splat_i32(0, ROWS)
+            totals = zero, zero, zero, zero
+            for half in range(2):
+                totals = _add_half(totals, panel, factors, GROUP * g + HALF * half, packs, after(at, HALF_PACK * half))
+            add(out, o, totals[0], scales, g, packs, at[0])
+            add(out, o + ROWS, totals[1], scales, g, packs, at[1])
+            add(out, o + 2 * ROWS, totals[2], scales, g, packs, at[2])
+            add(out, o + 3 * ROWS, totals[3], scales, g, packs, at[3])
+            at = after(at, PACK)
 
     @inner
-    def one(panel, factors, scales, groups, start, q, scale, sums, t, out, o):
+    def one(panel, factors, scales, groups, packs, at, out, o):
         for g in range(groups):
-            x, total = start + GROUP * g, splat_i32(0, ROWS)
-            for i in range(0, GROUP, HALF):
-                at = t * q.shape[1] + x + i
-                few = splat2(sums, at >> 3, ROWS)
+            total = splat_i32(0, ROWS)
+            for half in range(2):
+                i, half_at = GROUP * g + HALF * half, at + HALF_PACK * half
+                few = splat2(packs, half_at + SUMS_AT, ROWS)
                 for j in range(0, HALF, 4):
-                    few = quad_add(few, _quad(panel, GROUP * g + i + j), splat4(q, at + j, ROWS))
-                total = pair_dot(total, few, _factors(factors, GROUP * g + i))
-            add(out, o, total, scales, g, scale[t, x // GROUP])
+                    few = quad_add(few, _quad(panel, i + j), splat4(packs, half_at + j, ROWS))
+                total = pair_dot(total, few, _factors(factors, i))
+            add(out, o, total, scales, g, packs, at)
+            at += PACK
 
     return multiply
 

@@ -13,12 +13,12 @@ import numpy as np
 from cpu_runtime.kernels.cpu import LANES
 from cpu_runtime.kernels.exponential import sigmoid, silu
 from cpu_runtime.kernels.norm import inverse_rms
-from cpu_runtime.kernels.reductions import spread_f32
 from cpu_runtime.kernels.rows import up
 from cpu_runtime.kernels.vectors import (
     fma,
     load_f32,
     mul,
+    splat1,
     splat_f32,
     store_f32,
     sum_of,
@@ -195,7 +195,7 @@ def _recall(memory, start, stride, dk, k, at, recalled):
     """recalled = k S."""
     a0 = a1 = a2 = a3 = splat_f32(_ZERO, LANES)
     for i in range(dk):
-        x, s = spread_f32(k, at + i, LANES), start + i * stride
+        x, s = splat1(k, at + i, LANES), start + i * stride
         a0 = fma(x, load_f32(memory, s, LANES), a0)
         a1 = fma(x, load_f32(memory, s + LANES, LANES), a1)
         a2 = fma(x, load_f32(memory, s + 2 * LANES, LANES), a2)
@@ -211,8 +211,8 @@ def _advance(memory, start, stride, dk, keep, q, k, at, error, following, read, 
     e2, e3 = load_f32(error, 2 * LANES, LANES), load_f32(error, 3 * LANES, LANES)
     a0 = a1 = a2 = a3 = b0 = b1 = b2 = b3 = splat_f32(_ZERO, LANES)
     for i in range(dk):
-        x, y = spread_f32(k, at + i, LANES), spread_f32(q, at + i, LANES)
-        z, s = spread_f32(k, following + i, LANES), start + i * stride
+        x, y = splat1(k, at + i, LANES), splat1(q, at + i, LANES)
+        z, s = splat1(k, following + i, LANES), start + i * stride
         m = fma(x, e0, mul(keeps, load_f32(memory, s, LANES)))
         store_f32(memory, s, m)
         a0, b0 = fma(y, m, a0), fma(z, m, b0)

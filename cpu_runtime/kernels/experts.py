@@ -24,7 +24,7 @@ def grouped_matmul(
     starts: np.ndarray,
     x: np.ndarray,
     q: np.ndarray,
-    wide: np.ndarray,
+    packs: np.ndarray,
     scale: np.ndarray,
     sums: np.ndarray,
     tokens: np.ndarray,
@@ -39,28 +39,28 @@ def grouped_matmul(
     size = FORMATS_BY_ID[format_id].tile_bytes(BLOCK * blocks)
     _grouped_matmul(
         threads(), format_id, records, offset, tiles(rows), size, blocks, slots, starts,
-        x, q, wide, scale, sums, tokens, out,
+        x, q, packs, scale, sums, tokens, out,
     )  # fmt: skip
 
 
 @parallel_kernel
 def _grouped_matmul(
     n_threads, format_id, records, offset, n_tiles, tile_bytes, blocks, slots, starts,
-    x, q, wide, scale, sums, tokens, out,
+    x, q, packs, scale, sums, tokens, out,
 ):  # fmt: skip
     w = read_only(records)
     counter = new_counter()
     for _ in prange(n_threads):
         _share(
             counter, n_threads, format_id, w, offset, n_tiles, tile_bytes, blocks, slots, starts,
-            x, q, wide, scale, sums, tokens, out,
+            x, q, packs, scale, sums, tokens, out,
         )  # fmt: skip
 
 
 @inner
 def _share(
     counter, n_threads, format_id, w, offset, n_tiles, tile_bytes, blocks, slots, starts,
-    x, q, wide, scale, sums, tokens, out,
+    x, q, packs, scale, sums, tokens, out,
 ):  # fmt: skip
     """One thread's tiles, of one expert after another."""
     items, room = slots.size * n_tiles, new_room()
@@ -73,7 +73,7 @@ def _share(
             count = min(n_tiles - n, last - item)
             tile_products(
                 format_id, w, np.int64(slots[g]) * w.shape[1] + offset + n * tile_bytes, tile_bytes, count, blocks,
-                x, q, wide, scale, sums, tokens, starts[g], starts[g + 1], out, ROWS * n, room,
+                x, q, packs, scale, sums, tokens, starts[g], starts[g + 1], out, ROWS * n, room,
             )  # fmt: skip
             item += count
 

@@ -18,25 +18,25 @@ def matmul(
     tiles: np.ndarray,
     x: np.ndarray,
     q: np.ndarray,
-    wide: np.ndarray,
+    packs: np.ndarray,
     scale: np.ndarray,
     sums: np.ndarray,
     out: np.ndarray,
 ) -> None:
     """out = x @ W.T for a matrix W of whole tiles.
 
-    Shapes: tiles [n, tile_bytes] u8 · out [T, 16 n] f32 · activations as in `tile.py`: x, or q, wide, scale and sums.
+    Shapes: tiles [n, tile_bytes] u8 · out [T, 16 n] f32 · activations as in `tile.py`: x, or q, packs, scale and sums.
     """
-    _matmul(threads(), format_id, tiles, x, q, wide, scale, sums, out)
+    _matmul(threads(), format_id, tiles, x, q, packs, scale, sums, out)
 
 
 @parallel_kernel
-def _matmul(n_threads, format_id, tiles, x, q, wide, scale, sums, out):
+def _matmul(n_threads, format_id, tiles, x, q, packs, scale, sums, out):
     w = read_only(tiles)
     blocks = (q.shape[1] if format_id >= LOWEST_INT8 else x.shape[1]) // BLOCK
     tokens, counter = _every(out.shape[0]), new_counter()
     for _ in prange(n_threads):
-        _share(counter, n_threads, format_id, w, tiles.shape[1], blocks, x, q, wide, scale, sums, tokens, out)
+        _share(counter, n_threads, format_id, w, tiles.shape[1], blocks, x, q, packs, scale, sums, tokens, out)
 
 
 @inner
@@ -46,7 +46,7 @@ def _every(tokens):
 
 
 @inner
-def _share(counter, n_threads, format_id, w, tile_bytes, blocks, x, q, wide, scale, sums, tokens, out):
+def _share(counter, n_threads, format_id, w, tile_bytes, blocks, x, q, packs, scale, sums, tokens, out):
     """One thread's tiles, for some tokens after others: the last stretch would be long if it were for all."""
     n, room = out.shape[1] // ROWS, new_room()
     items = n * ((tokens.size + AT_ONCE - 1) // AT_ONCE)
@@ -59,7 +59,7 @@ def _share(counter, n_threads, format_id, w, tile_bytes, blocks, x, q, wide, sca
             last, count = min(first + AT_ONCE, tokens.size), min(n - tile, end - item)
             tile_products(
                 format_id, w, tile * tile_bytes, tile_bytes, count, blocks,
-                x, q, wide, scale, sums, tokens, first, last, out, ROWS * tile, room,
+                x, q, packs, scale, sums, tokens, first, last, out, ROWS * tile, room,
             )  # fmt: skip
             item += count
 

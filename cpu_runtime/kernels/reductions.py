@@ -1,6 +1,5 @@
 """Operations across lanes: further letters of the alphabet in `vectors.py`, under its terms.
 
-spread_f32(a, i, n)      a[i] in n lanes; unlike `splat_f32(a[i], n)` it does not ask whether i is negative
 larger(x, y)             lane by lane the larger of two floats; not for NaN
 largest_of(v)            the largest of all floats; not for NaN
 sums_of(v0, v1, v2, v3)  four vectors' `sum_of`, as one vector of 4
@@ -17,7 +16,7 @@ import numpy as np
 from llvmlite import ir
 from numba.core import types
 
-from cpu_runtime.kernels.lowering import F32, I32, constant, part, vector
+from cpu_runtime.kernels.lowering import I32, constant, part, vector
 from cpu_runtime.kernels.vectors import Vector, operation, sum_of
 
 F64 = ir.DoubleType()
@@ -31,19 +30,6 @@ def typed(result: Any, given: tuple[Any, ...], build: Callable[..., ir.Value]) -
         return build(b, *values)
 
     return result(*given), generate
-
-
-@operation(lambda a, i, n=16: np.full(n, np.reshape(a, -1, copy=False)[i], np.float32))
-def spread_f32(typing_context: Any, a: Any, i: Any, n: Any = 16) -> Any:
-    count = n if isinstance(n, int) else n.literal_value
-
-    def generate(context: Any, b: ir.IRBuilder, signature: Any, values: Any) -> ir.Value:
-        data = context.make_array(signature.args[0])(context, b, values[0]).data
-        nothing = ir.Constant(vector(F32, count), ir.Undefined)
-        first = b.insert_element(nothing, b.load(b.gep(data, [values[1]])), I32(0))
-        return b.shuffle_vector(first, nothing, constant(I32, [0] * count))
-
-    return Vector("f32", count)(a, types.intp, types.intp if isinstance(n, int) else n), generate
 
 
 def _larger(b: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value:

@@ -11,13 +11,14 @@ from __future__ import annotations
 import numpy as np
 
 from cpu_runtime.kernels.cpu import LANES
-from cpu_runtime.kernels.reductions import lane, spread_f32, sums_of
+from cpu_runtime.kernels.reductions import lane, sums_of
 from cpu_runtime.kernels.vectors import (
     fma,
     load_f16,
     load_f32,
     mul,
     prefetch,
+    splat1,
     splat_f32,
     store_f32,
 )
@@ -151,9 +152,9 @@ def mix_tile(weights, rows, column, tile, mixed, first):
             c2, c3 = load_f32(mixed, c + PAIR, LANES), load_f32(mixed, c + PAIR + LANES, LANES)
             for p in range(tile.shape[0]):
                 at = p * width + i
-                u = spread_f32(weights, w0 + p, LANES)
-                v = spread_f32(weights, w1 + p, LANES)
-                w = spread_f32(weights, w2 + p, LANES)
+                u = splat1(weights, w0 + p, LANES)
+                v = splat1(weights, w1 + p, LANES)
+                w = splat1(weights, w2 + p, LANES)
                 x = load_f32(tile, at, LANES)
                 a0, b0, c0 = fma(u, x, a0), fma(v, x, b0), fma(w, x, c0)
                 x = load_f32(tile, at + LANES, LANES)
@@ -237,13 +238,13 @@ def mix_few(weights, rows, stored, at, stride, seen, mixed):
                     x = at + p * stride + i
                     prefetch(stored, x + STRETCH * stride)
                     u, v = load(stored, x), load(stored, x + LANES)
-                    w = spread_f32(weights, w0 + p, LANES)
+                    w = splat1(weights, w0 + p, LANES)
                     a0, a1 = fma(w, u, a0), fma(w, v, a1)
-                    w = spread_f32(weights, w1 + p, LANES)
+                    w = splat1(weights, w1 + p, LANES)
                     b0, b1 = fma(w, u, b0), fma(w, v, b1)
-                    w = spread_f32(weights, w2 + p, LANES)
+                    w = splat1(weights, w2 + p, LANES)
                     c0, c1 = fma(w, u, c0), fma(w, v, c1)
-                    w = spread_f32(weights, w3 + p, LANES)
+                    w = splat1(weights, w3 + p, LANES)
                     d0, d1 = fma(w, u, d0), fma(w, v, d1)
                 store_f32(mixed, a, a0)
                 store_f32(mixed, a + LANES, a1)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from cpu_runtime.kernels.byte_panel import HALF, put, put_factors
+from cpu_runtime.kernels.byte_panel import put, put_factors
 from cpu_runtime.kernels.cpu import LANES, ROW_LANES
 from cpu_runtime.kernels.integers import group_scales, high_nibbles, low_nibbles, spread
+from cpu_runtime.kernels.packs import HALF
 from cpu_runtime.kernels.products import level_of
 from cpu_runtime.kernels.row_lanes import row_levels_in
 from cpu_runtime.kernels.strips import all_quads, all_quads_of_threes, pairs, pairs_of_threes, quads

@@ -7,7 +7,7 @@ token. Products within 32 inputs add up to an int32, which becomes a float once.
 
 Shapes: w any C-contiguous u8 array, `at` the tile's first byte in it · blocks of 64 inputs, Cp = 64 * blocks
         x [T, Cp] f32, or the same quantized: q [T, Cp] i8, scale [T, Cp/32] f32, sums [T, Cp/16, 2] i16
-        wide [T, Cp] i16, q as wide panels want it, read only for several tokens
+        packs as in `packs.py`, the same for the panels of several tokens
         tokens [P] i32, the activation row of each product · out [P, whole tiles of rows] f32
 """
 
@@ -73,12 +73,12 @@ def new_room():
 
 @inner
 def tile_products(
-    format_id, w, at, size, count, blocks, x, q, wide, scale, sums, tokens, first, last, out, column, room
+    format_id, w, at, size, count, blocks, x, q, packs, scale, sums, tokens, first, last, out, column, room
 ):
     """out[p, column : column + 16 count] = `count` tiles · activations of token tokens[p], for p = first .. last - 1.
 
     Tiles are of `size` bytes, one after another. Some tokens at a time meet all of them, so that these tokens'
-    activations stay in the second cache. Formats of READS_INT8 read q, wide, scale and sums, the others x.
+    activations stay in the second cache. Formats of READS_INT8 read q, packs, scale and sums, the others x.
     """
     if last - first == 1:
         o = first * out.shape[1] + column
@@ -92,16 +92,16 @@ def tile_products(
             few = tokens[p : min(p + AT_ONCE, last)]
             for n in range(count):
                 if format_id in READS_WIDE:
-                    _by_wide_panels(format_id, w, at + n * size, size, blocks, wide, scale, few, room)
+                    _by_wide_panels(format_id, w, at + n * size, size, blocks, packs, few, room)
                 else:
-                    _by_byte_panels(format_id, w, at + n * size, size, blocks, q, scale, sums, few, room)
+                    _by_byte_panels(format_id, w, at + n * size, size, blocks, packs, few, room)
                 o = p * out.shape[1] + column + ROWS * n
                 for t in range(few.size):
                     store_f32(out, o + t * out.shape[1], load_f32(room.totals, ROWS * t, ROWS))
 
 
 @inner
-def _by_byte_panels(format_id, w, at, size, blocks, q, scale, sums, tokens, room):
+def _by_byte_panels(format_id, w, at, size, blocks, packs, tokens, room):
     """The product with a few tokens, in the totals of the room, for formats of at most 4 bits."""
     panel, factors, scales, totals, segment = room.bytes, room.factors, room.scales, room.totals, room.segment
     totals[: ROWS * tokens.size] = segment[: ROWS * tokens.size] = _ZERO
@@ -117,14 +117,14 @@ def _by_byte_panels(format_id, w, at, size, blocks, q, scale, sums, tokens, room
         else:
             unpack_q3(w, at, blocks, start, end, panel, factors, scales)
         if format_id == K4_ID:
-            multiply_bytes_grouped(panel, factors, scales, groups, x, q, scale, sums, tokens, totals, upcoming)
+            multiply_bytes_grouped(panel, factors, scales, groups, x, packs, tokens, totals, upcoming)
         else:
-            multiply_bytes(panel, factors, scales, groups, x, q, scale, sums, tokens, segment, upcoming)
+            multiply_bytes(panel, factors, scales, groups, x, packs, tokens, segment, upcoming)
             add_scaled(segment, scales, totals, ROWS * tokens.size)
 
 
 @inner
-def _by_wide_panels(format_id, w, at, size, blocks, wide, scale, tokens, room):
+def _by_wide_panels(format_id, w, at, size, blocks, packs, tokens, room):
     """The same for formats of more bits."""
     panel, scales, totals = room.wide, room.scales, room.totals
     totals[: ROWS * tokens.size] = _ZERO
@@ -137,7 +137,7 @@ def _by_wide_panels(format_id, w, at, size, blocks, wide, scale, tokens, room):
         else:
             unpack_q6(w, at, start, end, panel, scales)
         upcoming = _next_panel(w, at, size, blocks, end, tokens.size)
-        multiply_wide(panel, scales, 2 * (end - start), BLOCK * start, wide, scale, tokens, totals, upcoming)
+        multiply_wide(panel, scales, 2 * (end - start), BLOCK * start, packs, tokens, totals, upcoming)
 
 
 @inner

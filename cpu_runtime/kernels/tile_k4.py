@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from cpu_runtime.kernels.activations import too_much
-from cpu_runtime.kernels.byte_panel import HALF, put, put_factors
+from cpu_runtime.kernels.byte_panel import put, put_factors
 from cpu_runtime.kernels.integers import (
     high_nibbles,
     low_nibbles,
     minus,
     nibble_dot,
 )
+from cpu_runtime.kernels.packs import HALF
 from cpu_runtime.kernels.vectors import (
     fma,
     load_bf16,

@@ -8,7 +8,6 @@ from __future__ import annotations
 import numpy as np
 
 from cpu_runtime.kernels.products import product_of
-from cpu_runtime.kernels.reductions import spread_f32
 from cpu_runtime.kernels.strip_panel import unpack_strip_of
 from cpu_runtime.kernels.vectors import (
     fma,
@@ -16,6 +15,7 @@ from cpu_runtime.kernels.vectors import (
     load_f32,
     mul,
     prefetch,
+    splat1,
     splat_f32,
     store_f32,
     to_f32,
@@ -45,7 +45,7 @@ def one_q4c(w, at, blocks, q, scale, sums, t, out, o):
                 prefetch(w, codes + line + AHEAD)
             prefetch(w, meta + AHEAD)
             total = _product(w, meta, codes, q, t * q.shape[1] + STRIP * group, sums, t, 2 * group)
-            segment = fma(to_f32(total), spread_f32(scale, t * scale.shape[1] + group, ROWS), segment)
+            segment = fma(to_f32(total), splat1(scale, t * scale.shape[1] + group, ROWS), segment)
         result = fma(segment, _super_scales(w, at), result)
     store_f32(out, o, result)
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from cpu_runtime.kernels.products import product_of
-from cpu_runtime.kernels.reductions import spread_f32
 from cpu_runtime.kernels.strip_panel import unpack_strip_of
 from cpu_runtime.kernels.vectors import (
     fma,
@@ -18,6 +17,7 @@ from cpu_runtime.kernels.vectors import (
     load_f32,
     mul,
     prefetch,
+    splat1,
     splat_f32,
     store_f32,
     to_f32,
@@ -66,7 +66,7 @@ def _kernels_of(form: Coded) -> tuple[Any, Any]:
                     x = t * q.shape[1] + BLOCK * block + STRIP * half
                     meta, codes = block_at + 2 * ROWS * half, block_at + LINE + strip_bytes * half
                     total = product(w, meta, codes, q, x, sums, t, 4 * block + 2 * half)
-                    x_scale = spread_f32(scale, t * scale.shape[1] + 2 * block + half, ROWS)
+                    x_scale = splat1(scale, t * scale.shape[1] + 2 * block + half, ROWS)
                     segment = fma(to_f32(total), x_scale, segment)
             result = fma(segment, super_scales(w, at, start), result)
         store_f32(out, o, result)

@@ -22,7 +22,6 @@ from cpu_runtime.kernels.integers import (
     scaled_dot,
     spread,
 )
-from cpu_runtime.kernels.reductions import spread_f32
 from cpu_runtime.kernels.vectors import (
     fma,
     load_f16,
@@ -30,6 +29,7 @@ from cpu_runtime.kernels.vectors import (
     load_i8,
     mul,
     prefetch,
+    splat1,
     splat4,
     splat_f32,
     splat_i32,
@@ -66,9 +66,7 @@ def _kernels_of(form: Coded) -> tuple[Any, Any]:
                 total = splat_i32(0, ROWS)
                 for group in range(2 * half, 2 * half + 2):
                     total = add_group(total, w, block_at, group & 3, q, t * q.shape[1] + 16 * group, t, group, sums)
-                result = fma(
-                    to_f32(total), mul(super_scale, spread_f32(scale, t * scale.shape[1] + half, ROWS)), result
-                )
+                result = fma(to_f32(total), mul(super_scale, splat1(scale, t * scale.shape[1] + half, ROWS)), result)
         store_f32(out, o, result)
 
     @inner

@@ -12,7 +12,7 @@ Numba has no arrays of 16-bit floats: kernels see them as `.view(np.uint16)`.
     to_f32(v)          to_i8(v)                each int as a float; each float's nearest int, even in the middle
     sum_of(v)                                  the sum of all floats, halves first
     load_i8(a, i, n)   load_i16                n bytes, n int16
-    splat4(a, i, n)    splat2(a, i, n)         4 bytes, or 2 int16, at a[i:], n times
+    splat4(a, i, n)    splat2     splat1       4 bytes, 2 int16 or a float at a[i:], n times
     prefetch(a, i)                             asks for a cache line
     read_only(a)                               the same array, so that mapped and owned memory compile to one code
 
@@ -234,12 +234,12 @@ def splat_i16(typing_context: Any, x: Any, n: Any = 16) -> Any:
     return typed(Vector("i16", count), (types.int16, n), lambda b, x, *_: splat(b, x, count))
 
 
-def _splat_word(element: str) -> Callable[..., Any]:
-    """The typing function of n copies of the 4 bytes at a[i:], as elements of a smaller type."""
+def _splat_word(element: str, in_word: int) -> Callable[..., Any]:
+    """The typing function of n copies of the 4 bytes at a[i:], which are so many elements."""
 
     def typing(typing_context: Any, a: Any, i: Any, n: Any = 16) -> Any:
         count = length(n)
-        to = Vector(element, count * 32 // _ELEMENTS[element].width)
+        to = Vector(element, count * in_word)
 
         def generate(context: Any, b: ir.IRBuilder, signature: Any, values: Any) -> ir.Value:
             word = b.load(_pointer(context, b, signature.args[0], values[0], values[1], I32))
@@ -251,9 +251,14 @@ def _splat_word(element: str) -> Callable[..., Any]:
     return typing
 
 
-splat4 = operation(lambda a, i, n=16: np.tile(_bytes_at(a, i, 4).view(np.int8), n))(_named("splat4", _splat_word("i8")))
+splat4 = operation(lambda a, i, n=16: np.tile(_bytes_at(a, i, 4).view(np.int8), n))(
+    _named("splat4", _splat_word("i8", 4))
+)
 splat2 = operation(lambda a, i, n=16: np.tile(_bytes_at(a, i, 4).view(np.int16), n))(
-    _named("splat2", _splat_word("i16"))
+    _named("splat2", _splat_word("i16", 2))
+)
+splat1 = operation(lambda a, i, n=16: np.tile(_bytes_at(a, i, 4).view(np.float32), n))(
+    _named("splat1", _splat_word("f32", 1))
 )
 
 

@@ -4,7 +4,7 @@ It is for formats whose weights times their integer scales are no bytes: two inp
 instructions that add two products want them, with one float scale for each row and group of 32 inputs.
 
 Shapes: panel [256, 16, 2] i16: pair k of a row is its inputs 4 (k // 2) + k % 2 and 2 further
-        scales [16, 16] f32: of group of inputs, of row · wide [T, Cp] i16: int8 activations in the order of the panel
+        scales [16, 16] f32: of group of inputs, of row · packs: the wide ones of `packs.py`
 """
 
 from __future__ import annotations
@@ -16,38 +16,27 @@ from cpu_runtime.kernels.integers import (
     odd_bytes,
     pair_dot,
     times,
-    widened,
 )
+from cpu_runtime.kernels.packs import WIDE_PACK, WIDE_SCALE_AT, after, places
 from cpu_runtime.kernels.upcoming import ask
 from cpu_runtime.kernels.vectors import (
     fma,
     load_f32,
-    load_i8,
     load_i16,
     mul,
+    splat1,
     splat2,
-    splat_f32,
     splat_i32,
     store_f32,
     store_i16,
     to_f32,
 )
 from quant.formats import ROWS
-from quant.jit import inner, parallel_kernel, prange
+from quant.jit import inner
 
 _PAIRS = 2 * ROWS  # weights of one vector: a pair of each row
 _GROUP = GROUP * ROWS
-
-
-@parallel_kernel
-def widen_rows(q, wide):
-    """wide = q as int16, every four inputs in the order 0, 2, 1, 3: that of a panel's pairs.
-
-    Shapes: q [T, Cp] i8 · wide [T, Cp] i16
-    """
-    for t in prange(q.shape[0]):
-        for i in range(t * q.shape[1], (t + 1) * q.shape[1], GROUP):
-            store_i16(wide, i, widened(load_i8(q, i, GROUP)))
+_STEP = 8  # inputs without a branch between them
 
 
 @inner
@@ -65,58 +54,64 @@ def put_scaled(panel, i, row, weights, factors):
 
 
 @inner
-def multiply_wide(panel, scales, groups, start, wide, x_scale, tokens, out, upcoming):
+def multiply_wide(panel, scales, groups, start, packs, tokens, out, upcoming):
     """out[16 p : 16 p + 16] += panel · inputs `start` and further of token tokens[p].
 
     A share of what is upcoming is asked for every four tokens.
     """
-    p = 0
+    first, p = start // GROUP * WIDE_PACK, 0
     while p + 4 <= tokens.size:
         ask(upcoming, p // 4)
-        _four(panel, scales, groups, start, wide, x_scale, tokens, p, out)
+        _four(panel, scales, groups, packs, places(tokens, p, packs, first), out, ROWS * p)
         p += 4
     ask(upcoming, p // 4)
     while p < tokens.size:
-        _one(panel, scales, groups, start, wide, x_scale, tokens[p], out, ROWS * p)
+        _one(panel, scales, groups, packs, tokens[p] * packs.shape[1] + first, out, ROWS * p)
         p += 1
 
 
 @inner
-def _four(panel, scales, groups, start, wide, x_scale, tokens, p, out):
+def _four(panel, scales, groups, packs, at, out, o):
     """Four tokens: each pair of weights is loaded once for all, and the sums of 16 rows of each stay in registers."""
-    t0, t1, t2, t3 = tokens[p], tokens[p + 1], tokens[p + 2], tokens[p + 3]
-    width = wide.shape[1]
-    o = ROWS * p
     for g in range(groups):
-        x = start + GROUP * g
-        x0, x1, x2, x3 = t0 * width + x, t1 * width + x, t2 * width + x, t3 * width + x
-        a = b = c = d = splat_i32(0, ROWS)
-        for i in range(0, GROUP, 2):
-            w = load_i16(panel, _GROUP * g + ROWS * i, _PAIRS)
-            a = in_order(pair_dot(a, w, splat2(wide, x0 + i, ROWS)))
-            b = in_order(pair_dot(b, w, splat2(wide, x1 + i, ROWS)))
-            c = in_order(pair_dot(c, w, splat2(wide, x2 + i, ROWS)))
-            d = in_order(pair_dot(d, w, splat2(wide, x3 + i, ROWS)))
-        row_scales, s = load_f32(scales, ROWS * g, ROWS), x // GROUP
-        _add(out, o, a, row_scales, x_scale[t0, s])
-        _add(out, o + ROWS, b, row_scales, x_scale[t1, s])
-        _add(out, o + 2 * ROWS, c, row_scales, x_scale[t2, s])
-        _add(out, o + 3 * ROWS, d, row_scales, x_scale[t3, s])
+        zero = splat_i32(0, ROWS)
+        totals = zero, zero, zero, zero
+        for i in range(0, GROUP, _STEP):
+            totals = _add_step(totals, panel, _GROUP * g + ROWS * i, packs, after(at, 2 * i))
+        row_scales = load_f32(scales, ROWS * g, ROWS)
+        _add(out, o, totals[0], row_scales, packs, at[0])
+        _add(out, o + ROWS, totals[1], row_scales, packs, at[1])
+        _add(out, o + 2 * ROWS, totals[2], row_scales, packs, at[2])
+        _add(out, o + 3 * ROWS, totals[3], row_scales, packs, at[3])
+        at = after(at, WIDE_PACK)
 
 
 @inner
-def _one(panel, scales, groups, start, wide, x_scale, t, out, o):
+def _add_step(totals, panel, w_at, packs, at):
+    """totals += products of a few inputs, for four tokens."""
+    a, b, c, d = totals
+    for i in range(0, _STEP, 2):
+        w = load_i16(panel, w_at + ROWS * i, _PAIRS)
+        a = in_order(pair_dot(a, w, splat2(packs, at[0] + 2 * i, ROWS)))
+        b = in_order(pair_dot(b, w, splat2(packs, at[1] + 2 * i, ROWS)))
+        c = in_order(pair_dot(c, w, splat2(packs, at[2] + 2 * i, ROWS)))
+        d = in_order(pair_dot(d, w, splat2(packs, at[3] + 2 * i, ROWS)))
+    return a, b, c, d
+
+
+@inner
+def _one(panel, scales, groups, packs, at, out, o):
     for g in range(groups):
-        x = start + GROUP * g
         a = splat_i32(0, ROWS)
         for i in range(0, GROUP, 2):
             w = load_i16(panel, _GROUP * g + ROWS * i, _PAIRS)
-            a = pair_dot(a, w, splat2(wide, t * wide.shape[1] + x + i, ROWS))
-        _add(out, o, a, load_f32(scales, ROWS * g, ROWS), x_scale[t, x // GROUP])
+            a = pair_dot(a, w, splat2(packs, at + 2 * i, ROWS))
+        _add(out, o, a, load_f32(scales, ROWS * g, ROWS), packs, at)
+        at += WIDE_PACK
 
 
 @inner
-def _add(out, o, total, row_scales, x_scale):
+def _add(out, o, total, row_scales, packs, at):
     """In the order in which a token alone adds them: see the tiles' kernels."""
-    both = mul(row_scales, splat_f32(x_scale, ROWS))
+    both = mul(row_scales, splat1(packs, at + WIDE_SCALE_AT, ROWS))
     store_f32(out, o, fma(to_f32(total), both, load_f32(out, o, ROWS)))

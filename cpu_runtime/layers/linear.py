@@ -8,20 +8,20 @@ from itertools import accumulate
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from cpu_runtime.kernels.activations import quantize_rows
+from cpu_runtime.kernels.activations import GROUP, quantize_rows
 from cpu_runtime.kernels.experts import grouped_matmul
 from cpu_runtime.kernels.matmul import matmul, read_rows
 from cpu_runtime.kernels.norm import rms_norm_quantized
 from cpu_runtime.kernels.one_token import norm_and_quantize_token, quantize_token
+from cpu_runtime.kernels.packs import PACK, WIDE_PACK, pack_rows, pack_wide_rows
 from cpu_runtime.kernels.tile import READS_WIDE
 from cpu_runtime.kernels.tile_single import READS_INT8
-from cpu_runtime.kernels.wide_panel import widen_rows
 from cpu_runtime.layers.norm import RMSNorm
 from quant.formats import BLOCK, LINE, ROWS, Matrix
 
 Int8 = tuple[np.ndarray, np.ndarray, np.ndarray]  # q, scale, sums
 # What formats are handed in place of activations that they do not read, only typed.
-_NO_WIDE = np.zeros((0, 64), np.int16)
+_NO_PACKS = np.zeros((0, 64), np.int8)
 _NO_INT8 = np.zeros((1, 64), np.int8), np.zeros((1, 2), np.float32), np.zeros((1, 4, 2), np.int16)
 
 _PASSING = 32  # rows, each in a tile of 16 that is read whole
@@ -58,10 +58,10 @@ class Activations:
     """T rows of activations that any number of matrices read; quantized to int8 at most once.
 
     Shapes: x [T, Cp] f32, zero beyond the true width · q [T, Cp] i8, scale [T, Cp/32] f32, sums [T, Cp/16, 2] i16
-            wide [T, Cp] i16, q again, for formats that several tokens meet as int16
+            packs and wide packs as in `packs.py`: the same for formats that several tokens meet as bytes, or as int16
     """
 
-    __slots__ = ("_int8", "_wide", "x")
+    __slots__ = ("_int8", "_packs", "_wide_packs", "x")
 
     def __init__(self, x: np.ndarray) -> None:
         rows, cols = x.shape
@@ -71,7 +71,8 @@ class Activations:
             x = wide
         self.x = x
         self._int8: Int8 | None = None
-        self._wide: np.ndarray | None = None
+        self._packs: np.ndarray | None = None
+        self._wide_packs: np.ndarray | None = None
 
     @classmethod
     def normed(cls, norm: RMSNorm, x: np.ndarray) -> Activations:
@@ -92,7 +93,7 @@ class Activations:
         added = x[:0] if added is None else added
         norm_and_quantize = norm_and_quantize_token if len(x) == 1 else rms_norm_quantized
         norm_and_quantize(x, added, norm.weight, norm.eps, self.x, *self.int8)
-        self._wide = None
+        self._packs = self._wide_packs = None
 
     @property
     def int8(self) -> Int8:
@@ -106,18 +107,30 @@ class Activations:
         return self._int8
 
     @property
-    def wide(self) -> np.ndarray:
-        """q as int16, made on first use."""
-        if self._wide is None:
-            self._wide = np.empty(self.x.shape, np.int16)
-            widen_rows(self.int8[0], self._wide)
-        return self._wide
+    def packs(self) -> np.ndarray:
+        """For panels of bytes, made on first use."""
+        if self._packs is None:
+            self._packs = np.empty((len(self.x), self.x.shape[1] // GROUP * PACK), np.int8)
+            pack_rows(*self.int8, self._packs)
+        return self._packs
+
+    @property
+    def wide_packs(self) -> np.ndarray:
+        """For wide panels, made on first use."""
+        if self._wide_packs is None:
+            self._wide_packs = np.empty((len(self.x), self.x.shape[1] // GROUP * WIDE_PACK), np.int8)
+            pack_wide_rows(*self.int8[:2], self._wide_packs)
+        return self._wide_packs
 
     def for_format(self, format_id: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """(x, q, wide, scale, sums) as kernels take them, integers only for the formats that read them."""
-        q, scale, sums = self.int8 if format_id in READS_INT8 else _NO_INT8
-        wide = self.wide if format_id in READS_WIDE and len(self.x) > 1 else _NO_WIDE
-        return self.x, q, wide, scale, sums
+        """(x, q, packs, scale, sums) as kernels take them, integers only for the formats that read them."""
+        if format_id not in READS_INT8:
+            q, scale, sums = _NO_INT8
+            return self.x, q, _NO_PACKS, scale, sums
+        q, scale, sums = self.int8
+        if len(self.x) == 1:
+            return self.x, q, _NO_PACKS, scale, sums
+        return self.x, q, self.wide_packs if format_id in READS_WIDE else self.packs, scale, sums
 
 
 class Linear:

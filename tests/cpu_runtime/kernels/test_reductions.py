@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 
 from cpu_runtime.kernels.cpu import LANES
-from cpu_runtime.kernels.reductions import add_squares, lane, larger, largest_of, spread_f32, sums_of
-from cpu_runtime.kernels.vectors import load_f32, store_f32, sum_of
+from cpu_runtime.kernels.reductions import add_squares, lane, larger, largest_of, sums_of
+from cpu_runtime.kernels.vectors import load_f32, splat1, store_f32, sum_of
 from quant.jit import kernel
 
 
@@ -17,7 +17,7 @@ def every_operation(x, sums, alone, top, spread, picked):
     alone[0], alone[1], alone[2], alone[3] = sum_of(v0), sum_of(v1), sum_of(v2), sum_of(v3)
     store_f32(top, 0, larger(v0, v1))
     top[LANES] = largest_of(v0)
-    store_f32(spread, 0, spread_f32(x, 3, LANES))
+    store_f32(spread, 0, splat1(x, 3, LANES))
     for i in range(4):
         picked[i] = lane(four, i)
 
