@@ -44,7 +44,9 @@ TILE = 32  # positions widened to float32 at once, at most
 _FEWEST_ROWS, _MOST_ROWS = 12, 96  # (token, query head) pairs that share a reading of a page
 _PARTS = 16  # that the work is cut in at least, where it is little
 _WORKERS = 64  # that take parts until none is left; threads beyond these are of no use
-_PARTIAL_FLOATS = 4 << 20  # at most this many numbers (16 MB) wait to be joined, unless one token alone needs more
+# Numbers that wait to be joined: as many as stay in a cache, or of as many tokens as share a page, up to 16 MB of
+# them, but for a token that needs more alone.
+_CACHED_FLOATS, _MOST_FLOATS = 1 << 20, 4 << 20
 _ZERO, _ONE = np.float32(0), np.float32(1)
 _MASKED = np.float32(-np.inf)
 
@@ -67,7 +69,7 @@ def _attend(q, k_pages, v_pages, start, scale, out):
     kv_heads, strides = k_pages.shape[1], (k_pages.shape[3], v_pages.shape[3])
     tokens, heads, size = out.shape
     pages = (start + tokens + PAGE - 1) // PAGE
-    wave = max(1, min(tokens, _PARTIAL_FLOATS // (heads * pages * size)))
+    wave = _wave(tokens, heads * pages * size, _MOST_ROWS * kv_heads // heads)
     most_rows = min(max(wave * heads * pages // _PARTS, _FEWEST_ROWS), _MOST_ROWS)
     answer = np.empty((wave, heads, pages, size), np.float32)
     largest = np.empty((wave, heads, pages), np.float32)
@@ -84,6 +86,12 @@ def _attend(q, k_pages, v_pages, start, scale, out):
             )  # fmt: skip
         for item in prange(n * heads):
             _join(item // heads, item % heads, start + t, answer, largest, total, out[t : t + n])
+
+
+@inner
+def _wave(tokens, floats, sharing):
+    """How many tokens are computed before their answers of so many floats are joined; `sharing` read a page at once."""
+    return max(1, min(tokens, max(_CACHED_FLOATS // floats, min(_MOST_FLOATS // floats, sharing))))
 
 
 @inner

@@ -69,11 +69,12 @@ def test_a_token_alone_and_among_others_is_the_same_bits() -> None:
     assert np.array_equal(whole, one_thread)
 
 
-def test_many_positions_need_several_waves_of_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
-    q, k, v = case(530, 30, 6, 2, 32, "float32")
-    whole = answer(q, k, v, 500)
-    monkeypatch.setattr("cpu_runtime.kernels.attention._PARTIAL_FLOATS", 7 * 6 * 3 * 32)
-    assert np.array_equal(answer(q, k, v, 500), whole)
+@pytest.mark.parametrize("kv_heads", [2, 64])
+def test_many_heads_and_positions_need_several_waves_of_tokens(kv_heads: int) -> None:
+    # 3 pages of 64 heads of 64 are 12,288 numbers a token, of which a wave has at most 96 tokens.
+    q, k, v = case(530, 130, 64, kv_heads, 64, "float32")
+    parts = [answer(q[:50], k, v, 400), answer(q[50:], k, v, 450)]
+    assert np.array_equal(answer(q, k, v, 400), np.concatenate(parts))
 
 
 @pytest.mark.parametrize("size", [1e-3, 60.0])
