@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from cpu_runtime.kernels.activations import GROUP, LOWER
-from cpu_runtime.kernels.integers import in_order, minus, pair_dot, quad_add
+from cpu_runtime.kernels.activations import GROUP
+from cpu_runtime.kernels.integers import in_order, pair_dot, quad_add
 from cpu_runtime.kernels.packs import HALF, HALF_PACK, PACK, SCALE_AT, SUMS_AT, after, places
 from cpu_runtime.kernels.upcoming import ask
 from cpu_runtime.kernels.vectors import (
@@ -49,8 +49,8 @@ _ZERO = np.float32(0)
 
 @inner
 def put(panel, i, row, weights):
-    """The weights of inputs i .. i + 3 (a multiple of 4), bytes of rows from `row` on, 4 a row."""
-    store_i8(panel, i * ROWS + 4 * row, minus(weights, LOWER))
+    """The weights of inputs i .. i + 3 (a multiple of 4), LIFT higher: bytes of rows from `row` on, 4 a row."""
+    store_i8(panel, i * ROWS + 4 * row, weights)
 
 
 @inner

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from cpu_runtime.kernels.activations import LIFT
 from cpu_runtime.kernels.byte_panel import put, put_factors
 from cpu_runtime.kernels.cpu import LANES, ROW_LANES
 from cpu_runtime.kernels.integers import group_scales, high_nibbles, low_nibbles, spread
@@ -17,7 +18,7 @@ from quant.jit import inner
 
 
 def unpack_strip_of(form: Coded) -> Any:
-    """Make unpack(w, meta_at, codes_at, panel, factors, i): the strip's levels and s, as inputs i and further.
+    """Make unpack(w, meta_at, codes_at, panel, factors, i): the strip's levels and factors, as inputs i and further.
 
     A sum over 32 inputs of such weights times int8 is at most 32 * 31 * 32 * 127 < 2^24.
     """
@@ -54,7 +55,7 @@ def _by_row_lanes(form: Coded) -> Any:
 
 def _by_quads(form: Coded) -> Any:
     """Codes are turned into quads, then looked up."""
-    level, bits = level_of(form, 0), form.book_bits
+    level, bits = level_of(form, LIFT), form.book_bits
     threes = form.name == Q3.name
     all_quads_of, pairs_of = (all_quads_of_threes, pairs_of_threes) if threes else (all_quads, pairs)
     eight_bytes = 3 * STRIP if threes else 4 * STRIP

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cpu_runtime.kernels.activations import too_much
+from cpu_runtime.kernels.activations import LIFT, too_much
 from cpu_runtime.kernels.byte_panel import put, put_factors
 from cpu_runtime.kernels.integers import (
     high_nibbles,
@@ -31,6 +31,7 @@ from quant.formats import BLOCK, K4, LINE, ROWS
 from quant.jit import inner
 
 K4_BLOCK, ZERO = K4.BLOCK_BYTES, K4.ZERO
+_LESS = ZERO - LIFT  # what codes in a panel are too high
 _TWICE = 2 * ROWS
 AHEAD = 8 * K4_BLOCK  # bytes from the block in work to the one asked for; 2 .. 64 blocks differ little
 
@@ -81,5 +82,5 @@ def unpack_k4(w, at, start, end, panel, factors, scales):
             put_factors(factors, i, 0, splat_i16(np.int16(1), _TWICE))
         for line in range(8):
             codes, i = load_i8(w, block_at + LINE * (1 + line), LINE), BLOCK * block + 8 * line
-            put(panel, i, 0, minus(low_nibbles(codes), ZERO))
-            put(panel, i + 4, 0, minus(high_nibbles(codes), ZERO))
+            put(panel, i, 0, minus(low_nibbles(codes), _LESS))
+            put(panel, i + 4, 0, minus(high_nibbles(codes), _LESS))
