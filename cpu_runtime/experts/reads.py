@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from queue import Empty, SimpleQueue
+from time import perf_counter
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -12,8 +13,12 @@ import numpy as np
 from cpu_runtime.experts.arena import Arena
 from cpu_runtime.experts.kernel_queue import KernelQueue
 from cpu_runtime.experts.record_file import RecordFile
+from cpu_runtime.kernels.rouse import rouse
 
 READERS = 8  # threads, where the kernel takes no queue of reads: what it takes to keep an NVMe drive busy
+_AWAKE = 2e-3  # seconds, of waiting for a read: longer ones lose little by waking threads
+_TAKEN = 1e-3  # seconds in which threads don't meet: another program has a core, ..
+_LEFT_ALONE = 0.2  # .. and for so many is not to be kept from it
 
 
 class Read(NamedTuple):
@@ -40,9 +45,10 @@ class Reads(Protocol):
         """Begin these."""
         ...
 
-    def ended(self, *, wait: bool) -> list[Read]:
+    def ended(self, *, wait: bool, awake: bool = False) -> list[Read]:
         """Those that have ended since the last call, all whole; with `wait` at least one.
 
+        With `awake` the threads that compute should not fall asleep meanwhile, if reads can do without their cores.
         Raises CheckpointError, naming the record, where one could not be read.
         """
         ...
@@ -73,22 +79,37 @@ class QueuedReads:
         self._arena = arena
         self._under_way: dict[int, Read] = {}
         self._queue = KernelQueue()
+        self._sleepy_until = 0.0
+        rouse()  # compiled, or from the cache, before anything is waited for
 
     def start(self, reads: Sequence[Read]) -> None:
         """Begin these: one system call for all of them."""
         self._under_way.update((read.slot, read) for read in reads)
         self._queue.submit([(read.slot, *self._file(read).place(read.expert), self._into(read)) for read in reads])
 
-    def ended(self, *, wait: bool) -> list[Read]:
+    def ended(self, *, wait: bool, awake: bool = False) -> list[Read]:
         """See `Reads`; what came short is read again, which says what is wrong if something is."""
         found = []
-        for slot, count in self._queue.ended(wait=wait):
+        for slot, count in self._awaited() if wait and awake else self._queue.ended(wait=wait):
             read = self._under_way.pop(slot)
             into = self._into(read)
             if count != into.nbytes:
                 self._file(read).read(read.expert, into)
             found.append(read)
         return found
+
+    def _awaited(self) -> list[tuple[int, int]]:
+        """At least one, asked for again and again for a while and then slept for; at once where cores are wanted."""
+        now = perf_counter()
+        until = now + _AWAKE
+        while self._sleepy_until < now < until:
+            if ended := self._queue.ended(wait=False):
+                return ended
+            rouse()
+            before, now = now, perf_counter()
+            if now - before > _TAKEN:
+                self._sleepy_until = now + _LEFT_ALONE
+        return self._queue.ended(wait=True)
 
     def _into(self, read: Read) -> np.ndarray:
         return self._arena.slot(read.slot, self._file(read).record_bytes)
@@ -129,7 +150,7 @@ class ThreadedReads:
         else:
             self._done.put((read, None))
 
-    def ended(self, *, wait: bool) -> list[Read]:
+    def ended(self, *, wait: bool, awake: bool = False) -> list[Read]:
         """See `Reads`."""
         found: list[Read] = []
         while True:

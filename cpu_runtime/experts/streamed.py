@@ -17,6 +17,7 @@ from cpu_runtime.experts.reads import Read, all_direct, open_reads
 from cpu_runtime.experts.residence import Residence
 from cpu_runtime.experts.store import Group
 from quant.container import ExpertRecords, QuantizedModel
+from quant.jit import threads
 from quant.layout import PAGE
 
 # Bytes under way for a token, which keep an NVMe drive busy. Reads share the drive and end together, so that with more
@@ -213,7 +214,7 @@ class StreamedExperts:
         reads = self._reads.ended(wait=False)
         if not reads and self._reading:
             start = perf_counter()
-            reads = self._reads.ended(wait=True)
+            reads = self._reads.ended(wait=True, awake=call.tokens == 1 and threads() > 1)
             self.statistics.seconds_waited += perf_counter() - start
         members: list[int] = []
         for read in reads:
