@@ -24,8 +24,8 @@ def roofs() -> tuple[float, float]:
 
 
 def read_rate(words: np.ndarray) -> float:
-    """Bytes a second of a sum over words [W] i64, W a multiple of 64: what reading memory takes at least."""
-    sums = np.empty(64, np.int64)
+    """Bytes a second of a sum over words [W] i64, W a multiple of 1,024: what reading memory takes at least."""
+    sums = np.empty(64, np.float32)
     return words.nbytes / seconds(lambda: sum_words(words, sums))
 
 

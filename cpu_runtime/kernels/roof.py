@@ -5,18 +5,20 @@ from __future__ import annotations
 import numpy as np
 
 from cpu_runtime.kernels.cpu import LANES
-from cpu_runtime.kernels.integers import dot
+from cpu_runtime.kernels.integers import dot, pair_dot
 from cpu_runtime.kernels.share import new_counter, take
 from cpu_runtime.kernels.vectors import (
     fma,
     load_f32,
     load_i8,
-    prefetch,
+    load_i16,
     read_only,
     splat4,
     splat_f32,
+    splat_i16,
     splat_i32,
     store_f32,
+    sum_of,
     to_f32,
 )
 from quant.jit import inner, parallel_kernel, prange, threads
@@ -24,16 +26,16 @@ from quant.jit import inner, parallel_kernel, prange, threads
 BYTES = 4 * LANES  # of weights, that one dot of LANES int32 lanes reads
 ROWS = 2 * LANES  # of a block: two vectors of lanes
 TOKENS = 4  # of a block
-_LINE, _PAGE, _AHEAD = 8, 64, 512  # words
+_WORDS = 2 * LANES  # int16 that LANES sums of pairs read
 SUMS = 12  # float32 sums kept at once: more than a CPU has products under way
 
 
 def sum_words(words, sums):
-    """sums[n] = the sum of the n-th slice of the words; a slice is a whole number of them.
+    """sums[n] = the sum of the n-th slice of the words, whose own sums stay within an int32.
 
-    Shapes: words [W] i64 · sums [S] i64, W a multiple of S
+    Shapes: words [W] i64, summed as int16 · sums [S] f32, W a multiple of 16 S
     """
-    _sum_words(threads(), words, sums)
+    _sum_words(threads(), words.view(np.int16), sums)
 
 
 @parallel_kernel
@@ -46,19 +48,16 @@ def _sum_words(n_threads, words, sums):
 
 @inner
 def _sum_slices(counter, w, sums):
-    """One thread's slices; lines are asked for ahead, as the products do: without, this was no roof but 0.8 of one."""
-    size = w.size // sums.size
+    """One thread's slices; memory comes a fifth slower where lines are asked for ahead of the CPU's own asking."""
+    size, one = w.size // sums.size, splat_i16(np.int16(1), _WORDS)
     while True:
         n = take(counter, 1)
         if n >= sums.size:
             break
-        total = np.int64(0)
-        for page in range(n * size, (n + 1) * size, _PAGE):
-            for line in range(page, page + _PAGE, _LINE):
-                prefetch(w, line + _AHEAD)
-            for i in range(page, min(page + _PAGE, (n + 1) * size)):
-                total += w[i]
-        sums[n] = total
+        a = b = splat_i32(0, LANES)
+        for i in range(n * size, (n + 1) * size, 2 * _WORDS):
+            a, b = pair_dot(a, load_i16(w, i, _WORDS), one), pair_dot(b, load_i16(w, i + _WORDS, _WORDS), one)
+        sums[n] = sum_of(to_f32(a)) + sum_of(to_f32(b))
 
 
 @parallel_kernel

@@ -38,7 +38,8 @@ def main() -> None:
     random = np.random.default_rng(0)
     some = packed(form.name, random.standard_normal((256, COLS), np.float32))
     tiles = np.tile(some, (BYTES // some.nbytes, 1))
-    words, sums = tiles.reshape(-1).view(np.int64), np.empty(64, np.int64)
+    words, sums = tiles.reshape(-1).view(np.int64), np.empty(64, np.float32)
+    words = words[: words.size // 1024 * 1024]
     x = Activations(random.standard_normal((1, COLS), np.float32))
     out = np.empty((1, 16 * len(tiles)), np.float32)
 

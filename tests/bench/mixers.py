@@ -148,14 +148,14 @@ class Roofs:
     """What the threads can do at most, a sample at a time."""
 
     def __init__(self) -> None:
-        self._words, self._sums = np.ones(FRESH // 8, np.int64), np.empty(64, np.int64)
+        self._words, self._sums = np.ones(FRESH // 8, np.int64), np.empty(64, np.float32)
         self._registers = f32(SUMS, LANES), f32(LANES), f32(LANES)
         self._out = np.empty((64, SUMS, LANES), np.float32)
         self._at = 0
 
     def read(self, size: int) -> float:
         """GB/s of a sum over about `size` bytes, other ones each time."""
-        words = min(size // 512 * 64, self._words.size)
+        words = min(size // 8192 * 1024, self._words.size)
         self._at = self._at + words if self._at + 2 * words <= self._words.size else 0
         return 8e-9 * words / timed(sum_words, self._words[self._at : self._at + words], self._sums)
 
