@@ -9,7 +9,6 @@ add_squares(total, v)    a float64 and the squares of all floats, in float64, ha
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,19 +16,10 @@ from llvmlite import ir
 from numba.core import types
 
 from cpu_runtime.kernels.lowering import I32, constant, part, vector
-from cpu_runtime.kernels.vectors import Vector, operation, sum_of
+from cpu_runtime.kernels.vectors import Vector, operation, sum_of, typed
 
 F64 = ir.DoubleType()
 _EXACT = ("nsz",)  # float operations without flags would get the kernel's fast-math licence
-
-
-def typed(result: Any, given: tuple[Any, ...], build: Callable[..., ir.Value]) -> Any:
-    """(signature, code generator) where build(builder, *values) gives the result."""
-
-    def generate(context: Any, b: ir.IRBuilder, signature: Any, values: Any) -> ir.Value:
-        return build(b, *values)
-
-    return result(*given), generate
 
 
 def _larger(b: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value:

@@ -26,7 +26,7 @@ from quant.jit import inner, parallel_kernel, prange, threads
 BYTES = 4 * LANES  # of weights, that one dot of LANES int32 lanes reads
 ROWS = 2 * LANES  # of a block: two vectors of lanes
 TOKENS = 4  # of a block
-_WORDS = 2 * LANES  # int16 that LANES sums of pairs read
+_SHORTS = 2 * LANES  # int16 that LANES sums of pairs read
 SUMS = 12  # float32 sums kept at once: more than a CPU has products under way
 
 
@@ -49,14 +49,14 @@ def _sum_words(n_threads, words, sums):
 @inner
 def _sum_slices(counter, w, sums):
     """One thread's slices; memory comes a fifth slower where lines are asked for ahead of the CPU's own asking."""
-    size, one = w.size // sums.size, splat_i16(np.int16(1), _WORDS)
+    size, one = w.size // sums.size, splat_i16(np.int16(1), _SHORTS)
     while True:
         n = take(counter, 1)
         if n >= sums.size:
             break
         a = b = splat_i32(0, LANES)
-        for i in range(n * size, (n + 1) * size, 2 * _WORDS):
-            a, b = pair_dot(a, load_i16(w, i, _WORDS), one), pair_dot(b, load_i16(w, i + _WORDS, _WORDS), one)
+        for i in range(n * size, (n + 1) * size, 2 * _SHORTS):
+            a, b = pair_dot(a, load_i16(w, i, _SHORTS), one), pair_dot(b, load_i16(w, i + _SHORTS, _SHORTS), one)
         sums[n] = sum_of(to_f32(a)) + sum_of(to_f32(b))
 
 

@@ -124,13 +124,11 @@ class Activations:
 
     def for_format(self, format_id: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """(x, q, packs, scale, sums) as kernels take them, integers only for the formats that read them."""
-        if format_id not in READS_INT8:
-            q, scale, sums = _NO_INT8
-            return self.x, q, _NO_PACKS, scale, sums
-        q, scale, sums = self.int8
-        if len(self.x) == 1:
-            return self.x, q, _NO_PACKS, scale, sums
-        return self.x, q, self.wide_packs if format_id in READS_WIDE else self.packs, scale, sums
+        reads_int8, packs = format_id in READS_INT8, _NO_PACKS
+        q, scale, sums = self.int8 if reads_int8 else _NO_INT8
+        if reads_int8 and len(self.x) > 1:
+            packs = self.wide_packs if format_id in READS_WIDE else self.packs
+        return self.x, q, packs, scale, sums
 
 
 class Linear:
