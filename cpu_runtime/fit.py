@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from cpu_runtime.drive import Drive
-from cpu_runtime.experts.foresight import MOST
+from cpu_runtime.experts.streamed import GUESSES
 from cpu_runtime.footprint import Footprint, Work
 from cpu_runtime.memory import MIB, Division, Sizes, share_out, with_window
 from cpu_runtime.rates import Rates
@@ -19,7 +19,7 @@ PROMPT = 1000  # tokens, before the first one of the answer
 PROCESS = 110 * MIB  # Python, NumPy and Numba, before a model is opened; assumed, as measured in LOG.md
 CALLS = 3  # kernels called for each product of a matrix: norms, rotations and sums between them; assumed
 STATE = 3  # products of a number of a recurrent state and each token: decayed, corrected, read
-FORESEEN = 0.87  # of the first guesses at the next layer's experts, those that are right; as in the demo model
+FORESEEN = 0.87  # of the surest guesses at the next layer's experts, those that are right; as in the demo model
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def _token(f: Footprint, rates: Rates, drive: Drive, hits: float) -> float:
     if not missed:
         return dense + layers * compute + head
     size, between = sum(f.records) / layers, dense / layers
-    guessed = min(FORESEEN * MOST * (1 - hits), missed, max(0.0, between - drive.latency) * drive.rate / size)
+    guessed = min(FORESEEN * min(GUESSES, missed), max(0.0, between - drive.latency) * drive.rate / size)
     reading = drive.seconds((missed - guessed) * size) + expert
     return dense + layers * max(compute, reading) + head
 

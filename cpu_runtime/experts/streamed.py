@@ -23,6 +23,7 @@ from quant.layout import PAGE
 # Bytes under way for a token, which keep an NVMe drive busy. Reads share the drive and end together, so that with more
 # of them the first expert arrives as late as the last, and nothing is computed meanwhile.
 UNDER_WAY = 5 << 20
+GUESSES = 3  # read for a token at most: what a drive does while the last experts and the next attention are computed
 PROMPT_UNDER_WAY = 8  # records for a prompt, which computes long on each: more would push out what later layers find
 
 
@@ -113,9 +114,7 @@ class StreamedExperts:
             self._recover()
         self._broken_off = True  # until the last group is done with
         self._guesses.clear()
-        self._foresight.asked(layer, experts)
         residence = self._layers[layer]
-        residence.used(experts, uses, tokens)
         here = residence.slot_of[experts] >= 0
         call = _Call(layer, experts, tokens, deque())
         hits = np.flatnonzero(here).tolist()
@@ -125,9 +124,12 @@ class StreamedExperts:
                 call.coming[expert] = member
             else:
                 call.missing.append(member)
-        self._count(layer, experts, hits)
+        coming = list(call.coming)
         residence.use(experts[hits])
-        self._start(call)
+        self._start(call)  # before the books are kept, for which the drive need not rest
+        residence.used(experts, uses, tokens)
+        self._foresight.asked(layer, experts)
+        self._count(layer, experts, hits, coming)
         return self._groups(call, hits)
 
     def expect(self, layer: int, experts: np.ndarray, tokens: int) -> None:
@@ -138,15 +140,15 @@ class StreamedExperts:
         likely = self._foresight.likely(layer, experts, tokens)
         residence = self._layers[layer]
         residence.use(likely)
-        missing = likely[residence.slot_of[likely] < 0].tolist()
-        self._guesses.extend((layer, expert) for expert in missing if (layer, expert) not in self._reading)
+        missing = [(layer, expert) for expert in likely[residence.slot_of[likely] < 0].tolist()]
+        guesses = [guess for guess in missing if guess not in self._reading]
+        self._guesses.extend(guesses[: None if tokens > 1 else GUESSES])
 
-    def _count(self, layer: int, experts: np.ndarray, hits: list[int]) -> None:
+    def _count(self, layer: int, experts: np.ndarray, hits: list[int], coming: list[int]) -> None:
         early = {expert for guessed, expert in self._guessed if guessed == layer} if self._guessed else set()
         self._guessed -= {(layer, expert) for expert in early}
         held = len(early.intersection(experts[hits].tolist()))
-        coming = sum((layer, expert) in self._reading for expert in early.intersection(experts.tolist()))
-        self.statistics.guessed_right += held + coming
+        self.statistics.guessed_right += held + len(early.intersection(coming))
         self.statistics.hits += len(hits) - held
         self.statistics.misses += len(experts) - len(hits) + held
 
