@@ -43,7 +43,14 @@ def in_memory(path: str, threads: int, tests: list[tuple[int, int, int]], repeti
 
 
 def half_memory(
-    path: str, threads: int, memory_bytes: int, kept: int, warm: int, tokens: int, prompt: int
+    path: str,
+    threads: int,
+    memory_bytes: int,
+    kept: int,
+    warm: int,
+    tokens: int,
+    prompt: int,
+    foreseen: bool = False,
 ) -> dict[str, Any]:
     """Decode with drawn routing, then read a prompt; and what the store did in each."""
     forget(Path(path))  # here, not before: others may have read it while this process waited for its turn
@@ -55,7 +62,7 @@ def half_memory(
         if not isinstance(store, StreamedExperts):
             raise SystemExit("the model fits in the memory that it was given")
         record = model.expert_layer(model.expert_layers[0]).records.shape[1]
-        routers = drawn(engine, store, kept)
+        routers = drawn(engine, store, kept, foreseen=foreseen)
         engine.warm_up()
         for router in routers:
             router.trace.clear()
