@@ -39,12 +39,15 @@ class Pressure:
         self._next = clock()
 
     def relieve(self) -> None:
-        """To be called between tokens: looks once a second, and gives back what twice the least wants."""
+        """To be called between tokens: looks once a second, and gives back what twice the least wants.
+
+        First what is held for arrays to come, and records only if that is not enough: those have to be read again.
+        """
         now = self._clock()
         if now < self._next:
             return
         self._next = now + _INTERVAL
-        free = self._available()
-        if free < self._low:
+        if self._available() < self._low:
             heap.give_back()
-            self._store.give_back(2 * self._low - free)
+            if (free := self._available()) < self._low:
+                self._store.give_back(2 * self._low - free)

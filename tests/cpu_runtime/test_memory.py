@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cpu_runtime import Engine, footprint, memory
+from cpu_runtime import Engine, footprint, heap, memory
 from cpu_runtime.cgroup import memory_room
 from cpu_runtime.experts.mapped import MappedExperts
 from cpu_runtime.experts.streamed import StreamedExperts
@@ -144,7 +144,7 @@ def test_the_default_window_shrinks_before_experts_do(tmp_path: Path, monkeypatc
         Engine.open(folder, context=32_768, memory_bytes=budget)
 
 
-def test_a_store_gives_memory_back_where_it_runs_short() -> None:
+def test_a_store_gives_memory_back_where_it_runs_short(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[int] = []
 
     class Store:
@@ -152,7 +152,13 @@ def test_a_store_gives_memory_back_where_it_runs_short() -> None:
             given.append(size)
             return size
 
-    free, now = 100 * memory.MIB, 0.0
+    free, now, kept = 100 * memory.MIB, 0.0, 0
+
+    def arrays_go() -> None:
+        nonlocal free, kept
+        free, kept = free + kept, 0
+
+    monkeypatch.setattr(heap, "give_back", arrays_go)
     pressure = Pressure(Store(), 32 * 64 * memory.MIB, lambda: free, lambda: now)
     pressure.relieve()
     assert given == []  # 64 MiB would be short
@@ -163,6 +169,12 @@ def test_a_store_gives_memory_back_where_it_runs_short() -> None:
     pressure.relieve()
     pressure.relieve()
     assert given == [88 * memory.MIB]
+    now, kept = 3.0, 30 * memory.MIB
+    pressure.relieve()
+    assert given == [88 * memory.MIB]  # what was held for arrays was enough
+    now, free, kept = 4.5, 40 * memory.MIB, 10 * memory.MIB
+    pressure.relieve()
+    assert given == [88 * memory.MIB, 78 * memory.MIB]  # records only for what was still wanting
 
 
 def test_short_memory_between_tokens_changes_no_bit(quantized: Quantized, monkeypatch: pytest.MonkeyPatch) -> None:
