@@ -109,6 +109,11 @@ class Coded(Encodable):
         return (1 + self.code_lines) * LINE
 
     @property
+    def code_bits(self) -> int:
+        """Bits of a code. Of 3, six of each 8 rows are stored, and their spare bits are the other two's codes."""
+        return self.books.shape[1].bit_length() - 1
+
+    @property
     def largest_scale(self) -> int:
         """The largest s; the smallest is its negative."""
         return (128 >> self.book_bits) - 1

@@ -29,7 +29,7 @@ def pack_coded(
     width = -(-cols // form.width) * form.width
     if importance is not None:
         importance = np.concatenate((importance, np.zeros(width - cols, np.float32)))
-    choice, code_bits = _candidates(form.name), form.books.shape[1].bit_length() - 1
+    choice, code_bits = _candidates(form.name), form.code_bits
     return bool(
         _coded(
             weights, out, out.view(np.uint32), sums, form.books.astype(np.float32),

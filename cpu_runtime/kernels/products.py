@@ -13,9 +13,9 @@ from cpu_runtime.kernels.activations import too_much
 from cpu_runtime.kernels.cpu import OFFSET, ROW_LANES
 from cpu_runtime.kernels.integers import eighths, high_nibbles, look_up_in, low_nibbles, scaled_dot, spread
 from cpu_runtime.kernels.row_lanes import row_lane_product_in
-from cpu_runtime.kernels.strips import all_quads, all_quads_of_threes
+from cpu_runtime.kernels.strips import strips_of
 from cpu_runtime.kernels.vectors import load_i8, splat4, splat_i32
-from quant.formats import Q3, ROWS, Coded
+from quant.formats import ROWS, Coded
 from quant.jit import inner
 
 
@@ -29,7 +29,7 @@ def product_of(form: Coded) -> Any:
 def level_of(form: Coded, offset: int) -> Any:
     """Make level(codes, meta): the levels, `offset` higher, of codes in low nibbles in the books that meta names."""
     # Two books of 8 levels make one of 16, whose number is that of the book without its lowest bit.
-    threes = form.name == Q3.name
+    threes = form.code_bits == 3
     look_up = look_up_in(form.books, offset, 1 if threes else 0)
     if not threes:
         return look_up
@@ -43,7 +43,7 @@ def level_of(form: Coded, offset: int) -> Any:
 
 def _quads_product_of(form: Coded) -> Any:
     level, bits = level_of(form, OFFSET), form.book_bits
-    quads = all_quads_of_threes if form.name == Q3.name else all_quads
+    quads = strips_of(form).all_quads
     second_meta = 0 if form.group == 32 else ROWS
 
     @inner

@@ -28,7 +28,7 @@ def row_lane_product_in(form: Coded) -> Any:
 
     It is one of those that `products.py` describes.
     """
-    books, bits, one_group, threes = _books(form), form.book_bits, form.group == 32, form.books.shape[1] == 8
+    books, bits, one_group, threes = _books(form), form.book_bits, form.group == 32, form.code_bits == 3
     stored = 3 if threes else 4  # vectors of each 8 rows
 
     def meaning(
@@ -108,7 +108,7 @@ def row_levels_in(form: Coded) -> Any:
 
 def _books(form: Coded) -> np.ndarray:
     """Of 16 levels: bit 3 of a code of q3 belongs to another."""
-    return np.tile(form.books, (1, 2)) if form.books.shape[1] == 8 else form.books
+    return np.tile(form.books, (1, 2)) if form.code_bits == 3 else form.books
 
 
 def _twice(b: ir.IRBuilder, few: ir.Value) -> ir.Value:

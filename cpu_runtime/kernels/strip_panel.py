@@ -11,9 +11,9 @@ from cpu_runtime.kernels.integers import group_scales, high_nibbles, low_nibbles
 from cpu_runtime.kernels.packs import HALF
 from cpu_runtime.kernels.products import level_of
 from cpu_runtime.kernels.row_lanes import row_levels_in
-from cpu_runtime.kernels.strips import all_quads, all_quads_of_threes, pairs, pairs_of_threes, quads
+from cpu_runtime.kernels.strips import quads, strips_of
 from cpu_runtime.kernels.vectors import load_i8
-from quant.formats import Q3, ROWS, STRIP, Coded
+from quant.formats import ROWS, Coded
 from quant.jit import inner
 
 
@@ -28,7 +28,7 @@ def unpack_strip_of(form: Coded) -> Any:
 def _by_row_lanes(form: Coded) -> Any:
     """Codes are looked up as they lie, with one table for two rows; then levels are turned into quads."""
     levels, bits = row_levels_in(form), form.book_bits
-    pairs_of, eight_bytes = (pairs_of_threes, 3 * STRIP) if form.name == Q3.name else (pairs, 4 * STRIP)
+    pairs_of, _, eight_bytes = strips_of(form)
     second_meta = 0 if form.group == 32 else ROWS
 
     @inner
@@ -56,9 +56,7 @@ def _by_row_lanes(form: Coded) -> Any:
 def _by_quads(form: Coded) -> Any:
     """Codes are turned into quads, then looked up."""
     level, bits = level_of(form, LIFT), form.book_bits
-    threes = form.name == Q3.name
-    all_quads_of, pairs_of = (all_quads_of_threes, pairs_of_threes) if threes else (all_quads, pairs)
-    eight_bytes = 3 * STRIP if threes else 4 * STRIP
+    pairs_of, all_quads_of, eight_bytes = strips_of(form)
     second_meta = 0 if form.group == 32 else ROWS
 
     @inner

@@ -1,14 +1,16 @@
 """Strips of 32 inputs, which lie row by row, as quads: 4 inputs of each row, as vectors of int32 lanes want them.
 
-a, b, c, d = pairs(w, at)                  of the strip at byte `at`, 8 rows: rows 0 and 4, 1 and 5, 2 and 6, 3 and 7
-quads(a, b, c, d)                          of such pairs: quad j has the bytes 4 j .. 4 j + 3 of each row
-all_quads(w, at)                           of all 16 rows
-pairs_of_threes    all_quads_of_threes     the same where 6 of each 8 rows are stored (q3): a nibble's bit 3 is noise
+strips = strips_of(form)
+a, b, c, d = strips.pairs(w, at)    of the strip at byte `at`, 8 rows: rows 0 and 4, 1 and 5, 2 and 6, 3 and 7
+quads(a, b, c, d)                   of such pairs: quad j has the bytes 4 j .. 4 j + 3 of each row
+strips.all_quads(w, at)             of all 16 rows
+
+Where 6 of each 8 rows are stored (q3), a nibble's bit 3 is noise.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
@@ -16,7 +18,7 @@ from llvmlite import ir
 from cpu_runtime.kernels.integers import spare_codes
 from cpu_runtime.kernels.lowering import I32, constant, join
 from cpu_runtime.kernels.vectors import Vector, length, load_i8, operation, typed
-from quant.formats import PLACES, STRIP
+from quant.formats import PLACES, STRIP, Coded
 from quant.jit import inner
 
 _PAIR = STRIP  # bytes of two rows, a lane of a vector each
@@ -48,13 +50,13 @@ def _both(typing_context: Any, x: Any, y: Any) -> Any:
 
 
 @inner
-def pairs(w, at):
+def _pairs(w, at):
     a, b = load_i8(w, at, _PAIR), load_i8(w, at + _PAIR, _PAIR)
     return a, b, load_i8(w, at + 2 * _PAIR, _PAIR), load_i8(w, at + 3 * _PAIR, _PAIR)
 
 
 @inner
-def pairs_of_threes(w, at):
+def _pairs_of_threes(w, at):
     a, b, c = load_i8(w, at, _PAIR), load_i8(w, at + _PAIR, _PAIR), load_i8(w, at + 2 * _PAIR, _PAIR)
     return a, b, c, spare_codes(a, b, c)
 
@@ -65,15 +67,30 @@ def quads(a, b, c, d):
 
 
 @inner
-def all_quads(w, at):
-    return _joined(quads(*pairs(w, at)), quads(*pairs(w, at + 4 * _PAIR)))
+def _all_quads(w, at):
+    return _joined(quads(*_pairs(w, at)), quads(*_pairs(w, at + 4 * _PAIR)))
 
 
 @inner
-def all_quads_of_threes(w, at):
-    return _joined(quads(*pairs_of_threes(w, at)), quads(*pairs_of_threes(w, at + 3 * _PAIR)))
+def _all_quads_of_threes(w, at):
+    return _joined(quads(*_pairs_of_threes(w, at)), quads(*_pairs_of_threes(w, at + 3 * _PAIR)))
 
 
 @inner
 def _joined(x, y):
     return _both(x[0], y[0]), _both(x[1], y[1]), _both(x[2], y[2]), _both(x[3], y[3])
+
+
+class Strips(NamedTuple):
+    """How a format's strips are read; `eight_bytes` are those of 8 rows."""
+
+    pairs: Any
+    all_quads: Any
+    eight_bytes: int
+
+
+def strips_of(form: Coded) -> Strips:
+    """The readers of its strips."""
+    if form.code_bits == 3:
+        return Strips(_pairs_of_threes, _all_quads_of_threes, 3 * _PAIR)
+    return Strips(_pairs, _all_quads, 4 * _PAIR)

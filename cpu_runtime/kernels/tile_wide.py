@@ -48,7 +48,7 @@ WIDE_HEAD, WIDE_UNIT = Q5().head_bytes(1), np.float32(2.0**-Q5.exponent)  # one 
 def _kernels_of(form: Coded) -> tuple[Any, Any]:
     """(one, unpack): like `one_q8` and `unpack_q8`."""
     block_bytes = form.block_bytes
-    more = form.books.shape[1].bit_length() - 5  # bits of a code beyond 4
+    more = form.code_bits - 4
     ahead = 8 * block_bytes  # from the block in work to the one asked for
     first, second, third, fourth = (look_up_in(form.books, OFFSET, more * quad) for quad in range(4))
     signed_low, signed_high = look_up_in(form.books, 0), look_up_in(form.books, 0, more)
