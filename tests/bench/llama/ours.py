@@ -24,15 +24,20 @@ from tests.bench.half_memory import drawn, drive_rate, lru_hit_rate
 
 
 def in_memory(path: str, threads: int, tests: list[tuple[int, int, int]], repetitions: int) -> dict[str, Any]:
-    """Tokens a second of every repetition of each test, after a round uncounted; and the machine's roofs."""
+    """Tokens a second of every repetition of each test, after a round uncounted; and the machine's roofs.
+
+    These are measured before and after, for memory's rate moves within minutes by as much as is asked about.
+    """
     context = max(prompt + generated + depth for prompt, generated, depth in tests) + 1
+    set_threads(threads)
+    before = roofs()
     with Engine.open(Path(path), threads=threads, context=context) as engine:
         if engine.kept_experts_bytes is not None:
             raise SystemExit("the model does not fit in memory")
         engine.warm_up()
         rates = [run(engine, Workload(*test), 1 if test[2] else repetitions).rates for test in tests]
         weighs = footprint.of_model(engine.model)
-        read, dot = roofs()
+        read, dot = ((first + second) / 2 for first, second in zip(before, roofs(), strict=True))
         return {
             "rates": rates,
             "read_roof": read,
