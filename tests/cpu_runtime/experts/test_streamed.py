@@ -140,6 +140,20 @@ def test_guesses_change_nothing_but_what_is_read_when(quantized: Quantized) -> N
         assert counted.bytes_read <= (counted.misses + counted.guessed) * store.records(0).records.shape[1]
 
 
+@pytest.mark.usefixtures("reads")
+def test_a_token_reads_three_guesses_that_are_not_there(model: QuantizedModel) -> None:
+    store = StreamedExperts(model, 4 * len(model.expert_layers))
+    list(fetched(store, 1, [0, 1]))
+    groups = store.fetch(0, np.array([2, 3], np.int32))
+    store.expect(1, np.array([1, 0, 7, 2, 3, 4, 5], np.int32), 1)
+    list(groups)
+    assert store.statistics.guessed == 3
+    list(fetched(store, 1, [0, 7, 2, 3, 4]))
+    assert store.statistics.guessed_right == 3
+    assert store.statistics.hits == 1  # what was read on a guess counts as missed
+    store.close()
+
+
 def test_guesses_that_are_wrong_are_given_up() -> None:
     foresight = Foresight()
     guess = np.array([5, 6, 7], np.int32)
