@@ -25,7 +25,7 @@ from cpu_runtime.experts.streamed import Statistics, StreamedExperts
 from cpu_runtime.memory import process_bytes
 from quant.container import open_model
 from tests.bench.cold import forget
-from tests.bench.half_memory import drawn, drive_rate, limited
+from tests.bench.half_memory import STREAMS, drawn, drive_rate, limited
 from tests.published import MINIMAX_M25, scaled
 from tests.synth import write_model
 
@@ -37,7 +37,6 @@ SIZES = {
     "vocab_size": 32_000,
 }
 THIS = (sys.executable, "-m", "tests.bench.beyond_memory")
-STREAMS = {"uniform": "0", "half kept": "4", "uniform, foreseen": "0f", "half kept, foreseen": "4f"}
 
 
 # --- the process that decodes ---
@@ -54,7 +53,7 @@ def run(folder: Path, store: str, stream: str, tokens: int, memory_bytes: int) -
         if store == "mapped":
             streamed.close()
             chosen = MappedExperts(model)
-        drawn(engine, chosen, int(stream[0]), foreseen=stream.endswith("f"))
+        drawn(engine, chosen, **STREAMS[stream]._asdict())
         engine.warm_up()
         session = engine.session()
         for token in range(tokens // 2):
@@ -108,9 +107,9 @@ def main() -> None:
         print("|---|---|---|---|---|---|---|---|---|---|")
         for _ in range(given.rounds):
             for name, stream in STREAMS.items():
-                for store in ("mapped", "streamed")[stream.endswith("f") or given.model is not None :]:
+                for store in ("mapped", "streamed")[stream.foreseen or given.model is not None :]:
                     forget(folder)
-                    f = limited([*THIS, "--run", folder, store, stream, given.tokens, limit], limit)
+                    f = limited([*THIS, "--run", folder, store, name, given.tokens, limit], limit)
                     cells = [name, store, f"{f['tokens_s']:.2f}"]
                     if store == "streamed":
                         share = f["read_rate"] / f["drive_rate"]

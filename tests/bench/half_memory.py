@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -40,6 +40,24 @@ def limited(command: Sequence[object], limit: int) -> dict[str, Any]:
         return answer
     finally:
         group.rmdir()
+
+
+class Stream(NamedTuple):
+    """How experts are drawn: `kept` of the previous token's, the others anew.
+
+    Where they are `foreseen`, guesses ahead are right as often as `RIGHT`, else they have nothing to do with them.
+    """
+
+    kept: int
+    foreseen: bool
+
+
+STREAMS = {
+    "uniform": Stream(0, False),
+    "half kept": Stream(4, False),
+    "uniform, foreseen": Stream(0, True),
+    "half kept, foreseen": Stream(4, True),
+}
 
 
 @dataclass

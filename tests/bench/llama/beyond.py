@@ -5,6 +5,7 @@ from __future__ import annotations
 from statistics import median
 from typing import Any
 
+from tests.bench.half_memory import STREAMS
 from tests.bench.llama.bench import Bench, Mode
 from tests.bench.llama.speed import RATE
 from tests.bench.llama.table import Row, Sample, Target
@@ -15,14 +16,7 @@ PROMPT = Target("x", least=2.0)
 OF_DRIVE = Target("%", least=0.9)
 READ = Target("x", most=1.05)
 LRU = Target("points", least=-3.0)
-UNIFORM, KEPT = "uniform", "half kept"
-# What is guessed ahead has nothing to do with routing that is drawn, or is right as often as in the demo model.
-STREAMS: dict[str, dict[str, Any]] = {
-    UNIFORM: {"kept": 0},
-    KEPT: {"kept": 4},
-    "uniform, foreseen": {"kept": 0, "foreseen": True},
-    "half kept, foreseen": {"kept": 4, "foreseen": True},
-}
+UNIFORM = "uniform"
 
 
 def rows(bench: Bench) -> list[Row]:
@@ -34,16 +28,14 @@ def rows(bench: Bench) -> list[Row]:
     theirs, their_prompt = Sample(RATE), Sample(RATE)
     for _ in range(bench.rounds):
         for name, stream in STREAMS.items():
-            request = {"memory_bytes": limits[0], "warm": warm, "tokens": tokens, **stream}
+            request = {"memory_bytes": limits[0], "warm": warm, "tokens": tokens, **stream._asdict()}
             request["prompt"] = prompt if name == UNIFORM else 0
             found[name].append(bench.ask_ours("half_memory", pair.ours, limits[0], **request))
         their = {"repetitions": 1, "warm": warm, "warm_prompt": False, "cold": True}
         for test, sample in (((0, tokens, 0), theirs), ((prompt, 0, 0), their_prompt)):
             sample.values += bench.ask_theirs(pair.theirs, MODE, limits[1], tests=[test], **their)["rates"][0]
     drive = Sample("GB/s", [f["drive_rate"] / 1e9 for runs in found.values() for f in runs])
-    bench.about["drive, direct reads"] = (
-        f"{drive}; ours read {'directly' if found['uniform'][0]['direct'] else 'cached'}"
-    )
+    bench.about["drive, direct reads"] = f"{drive}; ours read {'directly' if found[UNIFORM][0]['direct'] else 'cached'}"
     made = []
     for name, runs in found.items():
         ours = Sample(RATE, [f["decode"]["tokens_s"] for f in runs])
@@ -51,7 +43,7 @@ def rows(bench: Bench) -> list[Row]:
             ratio = ours.median / theirs.median
             made.append(Row("half memory, decode, uniform routing", FASTER, ratio, ours, theirs, str(MODE)))
         shares = _shares(f"half memory, {name}", ours, runs, tokens)
-        made += shares if name in (UNIFORM, KEPT) else shares[:1]  # wrong guesses are read besides
+        made += shares[:1] if STREAMS[name].foreseen else shares  # wrong guesses are read besides
     ours = Sample(RATE, [f["prefill"]["tokens_s"] for f in found[UNIFORM]])
     made.append(Row("half memory, pp512", PROMPT, ours.median / their_prompt.median, ours, their_prompt, str(MODE)))
     read = Sample("GB", [f["prefill"]["bytes_read"] / 1e9 for f in found[UNIFORM]])

@@ -55,7 +55,7 @@ def half_memory(
     warm: int,
     tokens: int,
     prompt: int,
-    foreseen: bool = False,
+    foreseen: bool,
 ) -> dict[str, Any]:
     """Decode with drawn routing, then read a prompt; and what the store did in each."""
     forget(Path(path))  # here, not before: others may have read it while this process waited for its turn
