@@ -11,7 +11,7 @@ from time import perf_counter
 
 import numpy as np
 
-from cpu_runtime.kernels.roof import ROWS, TOKENS, int8_products, sum_words
+from cpu_runtime.kernels.roof import ROWS, SLICES, TOKENS, int8_products, sum_words
 from quant.formats import Format, Matrix
 
 _READ_BYTES = 512 << 20  # many times any cache
@@ -24,8 +24,8 @@ def roofs() -> tuple[float, float]:
 
 
 def read_rate(words: np.ndarray) -> float:
-    """Bytes a second of a sum over words [W] i64, W a multiple of 1,024: what reading memory takes at least."""
-    sums = np.empty(64, np.float32)
+    """Bytes a second of a sum over words [W] i64, W a multiple of WORDS: what reading memory takes at least."""
+    sums = np.empty(SLICES, np.float32)
     return words.nbytes / seconds(lambda: sum_words(words, sums))
 
 

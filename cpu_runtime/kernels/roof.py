@@ -27,13 +27,15 @@ BYTES = 4 * LANES  # of weights, that one dot of LANES int32 lanes reads
 ROWS = 2 * LANES  # of a block: two vectors of lanes
 TOKENS = 4  # of a block
 _SHORTS = 2 * LANES  # int16 that LANES sums of pairs read
+SLICES = 64  # of memory to be summed, which threads take one after another
+WORDS = 16 * SLICES  # int64 that slices of whole vectors have together, or a multiple of this
 SUMS = 12  # float32 sums kept at once: more than a CPU has products under way
 
 
 def sum_words(words, sums):
     """sums[n] = the sum of the n-th slice of the words, whose own sums stay within an int32.
 
-    Shapes: words [W] i64, summed as int16 · sums [S] f32, W a multiple of 16 S
+    Shapes: words [W] i64, summed as int16 · sums [SLICES] f32, W a multiple of WORDS
     """
     _sum_words(threads(), words.view(np.int16), sums)
 

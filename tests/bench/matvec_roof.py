@@ -15,7 +15,7 @@ import numpy as np
 
 from cpu_runtime.kernels.cpu import LOWERING
 from cpu_runtime.kernels.matmul import matmul
-from cpu_runtime.kernels.roof import sum_words
+from cpu_runtime.kernels.roof import SLICES, WORDS, sum_words
 from cpu_runtime.layers.linear import Activations
 from quant.formats import FORMATS
 from quant.jit import set_threads
@@ -38,8 +38,8 @@ def main() -> None:
     random = np.random.default_rng(0)
     some = packed(form.name, random.standard_normal((256, COLS), np.float32))
     tiles = np.tile(some, (BYTES // some.nbytes, 1))
-    words, sums = tiles.reshape(-1).view(np.int64), np.empty(64, np.float32)
-    words = words[: words.size // 1024 * 1024]
+    words, sums = tiles.reshape(-1).view(np.int64), np.empty(SLICES, np.float32)
+    words = words[: words.size // WORDS * WORDS]
     x = Activations(random.standard_normal((1, COLS), np.float32))
     out = np.empty((1, 16 * len(tiles)), np.float32)
 

@@ -23,7 +23,7 @@ from cpu_runtime.kernels.attention import attend
 from cpu_runtime.kernels.cpu import LANES, LOWERING
 from cpu_runtime.kernels.indexer import index_scores, top_positions
 from cpu_runtime.kernels.pages import PAGE
-from cpu_runtime.kernels.roof import SUMS, f32_products, sum_words
+from cpu_runtime.kernels.roof import SLICES, SUMS, WORDS, f32_products, sum_words
 from quant.jit import set_threads
 
 FRESH = 160 << 20  # bytes of caches to go through before one is read again: many times any cache
@@ -148,14 +148,14 @@ class Roofs:
     """What the threads can do at most, a sample at a time."""
 
     def __init__(self) -> None:
-        self._words, self._sums = np.ones(FRESH // 8, np.int64), np.empty(64, np.float32)
+        self._words, self._sums = np.ones(FRESH // 8, np.int64), np.empty(SLICES, np.float32)
         self._registers = f32(SUMS, LANES), f32(LANES), f32(LANES)
         self._out = np.empty((64, SUMS, LANES), np.float32)
         self._at = 0
 
     def read(self, size: int) -> float:
         """GB/s of a sum over about `size` bytes, other ones each time."""
-        words = min(size // 8192 * 1024, self._words.size)
+        words = min(size // (8 * WORDS) * WORDS, self._words.size)
         self._at = self._at + words if self._at + 2 * words <= self._words.size else 0
         return 8e-9 * words / timed(sum_words, self._words[self._at : self._at + words], self._sums)
 
