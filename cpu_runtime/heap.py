@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import sys
 from functools import cache
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # parameters of glibc's mallopt
@@ -30,5 +29,5 @@ def give_back() -> None:
 @cache
 def _glibc() -> ctypes.CDLL | None:
     """The process's C library, if it has both calls."""
-    library = ctypes.CDLL(None) if sys.platform == "linux" else None
+    library = ctypes.CDLL(None)
     return library if hasattr(library, "mallopt") and hasattr(library, "malloc_trim") else None
