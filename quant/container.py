@@ -17,6 +17,7 @@ import numpy as np
 from quant.checkpoint import read_json
 from quant.errors import CheckpointError, ModelNotFound, UnsupportedError
 from quant.formats import FORMATS, Matrix
+from quant.large_pages import in_large_pages
 from quant.layout import DENSE_FILE, RecordPart, expert_tensor
 from quant.manifest import MANIFEST
 from quant.manifest_file import AGAIN, read_manifest
@@ -128,8 +129,10 @@ class QuantizedModel:
         info = self._tensors[DENSE_FILE].get(name)
         if entry is None or info is None:
             raise CheckpointError(f"{DENSE_FILE} holds no tensor {name!r}", hint=AGAIN)
-        if self._own is not None and self._every_token(entry):
-            return entry, np.frombuffer(self._own, np.uint8, info.bytes, info.offset)
+        if self._every_token(entry):
+            if self._own is not None:
+                return entry, np.frombuffer(self._own, np.uint8, info.bytes, info.offset)
+            in_large_pages(self._map(info.file), info.offset, info.bytes)
         return entry, self._bytes(info)
 
     @staticmethod
@@ -157,8 +160,7 @@ class QuantizedModel:
         """
         path = self.path / DENSE_FILE
         memory = mmap.mmap(-1, self.manifest["files"][DENSE_FILE]["bytes"], flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        if hasattr(mmap, "MADV_HUGEPAGE"):
-            memory.madvise(mmap.MADV_HUGEPAGE)
+        in_large_pages(memory)
         own = memoryview(memory)
         try:
             with path.open("rb", buffering=0) as file:

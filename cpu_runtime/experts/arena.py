@@ -6,6 +6,8 @@ import mmap
 
 import numpy as np
 
+from quant.large_pages import in_large_pages
+
 
 class Arena:
     """`slots` equal slots of anonymous memory in huge pages where the system has them; page-aligned, for direct reads.
@@ -18,8 +20,7 @@ class Arena:
 
     def __init__(self, slots: int, slot_bytes: int) -> None:
         memory = mmap.mmap(-1, slots * slot_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        if hasattr(mmap, "MADV_HUGEPAGE"):
-            memory.madvise(mmap.MADV_HUGEPAGE)
+        in_large_pages(memory)
         self._memory = memory
         self._written = np.zeros(slots, bool)
         self._rows = np.frombuffer(memory, np.uint8).reshape(slots, slot_bytes)
