@@ -32,11 +32,12 @@ def _quad_meaning(a: np.ndarray, b: np.ndarray, c: np.ndarray, d: np.ndarray, j:
 def _quad(typing_context: Any, a: Any, b: Any, c: Any, d: Any, j: Any) -> Any:
     """Quad j of rows (0, 4), (1, 5), (2, 6), (3, 7): a transposition in two steps, whose first halves quads share."""
     half, parity = divmod(length(j), 2)
-    first = [lane + 2 * half + k + other for lane in (0, 4) for k in (0, 1) for other in (0, 8)]
-    second = [lane + 2 * parity + k + other for lane in (0, 4) for other in (0, 8) for k in (0, 1)]
+    n = a.length // 4
+    first = [lane + 2 * half + k + other for lane in range(0, n, 4) for k in (0, 1) for other in (0, n)]
+    second = [lane + 2 * parity + k + other for lane in range(0, n, 4) for other in (0, n) for k in (0, 1)]
 
     def build(builder: ir.IRBuilder, *values: ir.Value) -> ir.Value:
-        a, b, c, d = (builder.bitcast(v, ir.VectorType(I32, 8)) for v in values[:4])
+        a, b, c, d = (builder.bitcast(v, ir.VectorType(I32, n)) for v in values[:4])
         x = builder.shuffle_vector(a, b, constant(I32, first))
         y = builder.shuffle_vector(c, d, constant(I32, first))
         return builder.bitcast(builder.shuffle_vector(x, y, constant(I32, second)), values[0].type)
@@ -68,12 +69,12 @@ def quads(a, b, c, d):
 
 @inner
 def _all_quads(w, at):
-    return _joined(quads(*_pairs(w, at)), quads(*_pairs(w, at + 4 * _PAIR)))
+    return quads(*_joined(_pairs(w, at), _pairs(w, at + 4 * _PAIR)))
 
 
 @inner
 def _all_quads_of_threes(w, at):
-    return _joined(quads(*_pairs_of_threes(w, at)), quads(*_pairs_of_threes(w, at + 3 * _PAIR)))
+    return quads(*_joined(_pairs_of_threes(w, at), _pairs_of_threes(w, at + 3 * _PAIR)))
 
 
 @inner
