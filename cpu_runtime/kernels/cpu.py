@@ -30,7 +30,8 @@ def choose(features: frozenset[str], cpu_name: str) -> str:
     return "portable"
 
 
-LOWERING = choose(cpu_features(), llvm.get_host_cpu_name())
+_NAME = llvm.get_host_cpu_name()
+LOWERING = choose(cpu_features(), _NAME)
 
 # Matrix rows that one vector of 32-bit lanes spans: a register, or two where they are short.
 LANES = 16 if LOWERING == "avx512" else 8
@@ -40,3 +41,9 @@ OFFSET = 128 if LOWERING in ("avx512", "avxvnni") else 0
 
 # Without a permute of 64 bytes, a q4 group's codebook is looked up row by row.
 ROW_LANES = LOWERING in ("avx2", "avxvnni")
+
+# What weights that are read once are asked for into, as LLVM counts: 3 every cache, 0 as few as there are. The latter
+# leaves the outer caches to others and gains 1 % on Zen; Intel's CPUs have room for few such lines at a time, and took
+# twice as long for a token.
+ZEN = _NAME.startswith("znver")
+LOCALITY = 0 if ZEN else 3

@@ -1,6 +1,6 @@
 """Work for all threads that is none, so that they do not fall asleep while one of them waits for a drive.
 
-A thread sleeps some 25 us after a kernel's end, and a core that rests takes up to 0.2 ms to wake, again and again in a
+A thread sleeps some 50 us after a kernel's end, and a core that rests takes up to 0.2 ms to wake, again and again in a
 layer: each kernel after a wait took twice its time.
 """
 

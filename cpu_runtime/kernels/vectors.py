@@ -30,7 +30,7 @@ from llvmlite import ir
 from numba.core import types
 from numba.core.extending import intrinsic, models, register_model
 
-from cpu_runtime.kernels.cpu import LOWERING
+from cpu_runtime.kernels.cpu import LOCALITY, LOWERING
 from cpu_runtime.kernels.lowering import (
     F16,
     F32,
@@ -197,8 +197,7 @@ store_i16 = operation(_writer(np.int16))(_named("store_i16", _store("i16", _as_i
 def prefetch(typing_context: Any, a: Any, i: Any) -> Any:
     def generate(context: Any, b: ir.IRBuilder, signature: Any, values: Any) -> ir.Value:
         pointer = _pointer(context, b, signature.args[0], values[0], values[1], I8)
-        # To read, data, and to be used once: a token's weights would push all else out of the outer caches.
-        call(b, "llvm.prefetch.p0", ir.VoidType(), pointer, I32(0), I32(0), I32(1))
+        call(b, "llvm.prefetch.p0", ir.VoidType(), pointer, I32(0), I32(LOCALITY), I32(1))  # data, to be read
         return context.get_dummy_value()
 
     return types.void(a, types.intp), generate
