@@ -1,4 +1,4 @@
-"""Mapped records asked for before they are computed with, in pages of 2 MiB where most of a layer is wanted."""
+"""Mapped records asked for before they are computed with, whole."""
 
 from __future__ import annotations
 
@@ -16,9 +16,7 @@ _AT_ONCE = 16  # records that the drive is asked for: each thread waits for one 
 class Prefault:
     """Brings records that are in no memory into it; where that can't be asked, any record.
 
-    What was read in pages of 4 KiB stays in such pages, and each process that maps it takes a fault for 16 of them:
-    a third of the time of a short prompt. Read in large pages, it is mapped by the large page. These reach into
-    neighbouring records, so they are for when most of a layer is wanted in any case; else one is asked for as it is.
+    Pages are touched, not asked for in advance: only so does Linux read the large ones that a map was advised to have.
     """
 
     def __init__(self) -> None:
@@ -27,16 +25,15 @@ class Prefault:
 
     def bring(self, mapped: ExpertRecords, experts: list[int]) -> None:
         """Ask for the records of these experts; does not wait for them."""
-        count, size = mapped.records.shape
+        size = mapped.records.shape[1]
         start = mapped.records.ctypes.data
         away = [expert for expert in experts if not self._in_memory(start + expert * size)]
         if not away:
             return
-        if self._libc is None or 2 * len(experts) < count:
+        if self._libc is None:
             for expert in away:
                 advise(mapped, "MADV_WILLNEED", expert * size, size)
             return
-        self._madvise(start, count * size, mmap.MADV_HUGEPAGE)
         if self._pool is None:
             self._pool = ThreadPoolExecutor(_AT_ONCE, "prefault")
         for expert in away:

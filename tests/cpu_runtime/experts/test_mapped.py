@@ -1,4 +1,4 @@
-"""Only what a token needs is read: the pages of the experts it activates."""
+"""Only what a token needs is read: the pages of the experts it activates, large ones where there are any."""
 
 from __future__ import annotations
 
@@ -18,50 +18,60 @@ from cpu_runtime.experts import prefault
 from cpu_runtime.experts.mapped import MappedExperts
 from cpu_runtime.experts.store import Group
 from quant.container import open_model
+from quant.large_pages import SIZE
+from tests.bench.cold import forget
 from tests.checkpoints import copy_of
 from tests.conftest import DEMO, Quantized
+from tests.published import MINIMAX_M25, scaled
+from tests.synth import write_model
 
 PAGE = mmap.PAGESIZE
 
 
-def resident(records: np.ndarray) -> np.ndarray:
-    """Whether each expert's record is in memory, by `mincore`: the share of its pages."""
+def resident_pages(records: np.ndarray) -> np.ndarray:
+    """Whether each page of a layer's records is in memory, by `mincore`."""
     libc = ctypes.CDLL(None, use_errno=True)
     start, size = records.ctypes.data, records.nbytes
     pages = (ctypes.c_ubyte * (size // PAGE))()
     if libc.mincore(ctypes.c_void_p(start), ctypes.c_size_t(size), pages):
         pytest.skip(f"mincore: {os.strerror(ctypes.get_errno())}")
-    present = np.frombuffer(pages, np.uint8) & 1
-    return present.reshape(records.shape[0], -1).mean(1)
+    return np.frombuffer(pages, np.uint8) & 1 == 1
+
+
+def resident(records: np.ndarray) -> np.ndarray:
+    """The share of each expert's pages that is in memory."""
+    return resident_pages(records).reshape(records.shape[0], -1).mean(1)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="mincore and fadvise")
-def test_a_token_brings_in_its_experts_alone(
-    tmp_path: Path, quantized: Quantized, monkeypatch: pytest.MonkeyPatch
+def test_a_token_brings_in_its_experts_and_the_large_pages_they_lie_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = copy_of(quantized(DEMO, "bf16"), tmp_path / "m")
+    shapes = {"hidden_size": 1024, "intermediate_size": 1024, "num_local_experts": 32, "num_experts_per_tok": 2}
+    config = scaled(MINIMAX_M25, **shapes, num_hidden_layers=1, vocab_size=64, num_attention_heads=8)
+    folder = write_model(config, tmp_path / "m")
     with Engine.open(folder) as engine:
-        for file in folder.glob("experts-*"):  # after opening, which reads headers and what lies ahead of them
-            with file.open("rb") as opened:
-                os.fsync(opened.fileno())
-                os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        layers = [engine.model.expert_layer(n) for n in engine.model.expert_layers]
-        if any(resident(layer.records).any() for layer in layers):
+        forget(folder)  # after opening, which reads headers and what lies ahead of them
+        layer = engine.model.expert_layer(0)
+        if resident(layer.records).any():
             pytest.skip("this file system does not let pages go")
-        active = {}
+        active: list[int] = []
 
         def recorded(store: MappedExperts, layer: int, experts: np.ndarray) -> Iterator[Group]:
-            active[layer] = set(experts.tolist())
+            active.extend(experts.tolist())
             return original(store, layer, experts)
 
         original = MappedExperts.fetch
         monkeypatch.setattr(MappedExperts, "fetch", recorded)
         engine.session().advance([5])
-        for layer in layers:
-            present = resident(layer.records)
-            others = [e for e in range(present.size) if e not in active[layer.layer]]
-            assert all(present[e] == 1 for e in active[layer.layer])
-            assert not present[others].any()
+        present = resident_pages(layer.records)
+        large_page = (layer.offset // PAGE + np.arange(present.size)) // (SIZE // PAGE)
+        theirs = np.zeros((layer.records.shape[0], present.size // layer.records.shape[0]), bool)
+        theirs[active] = True
+        assert present[theirs.reshape(-1)].all()
+        others = ~np.isin(large_page, large_page[theirs.reshape(-1)])
+        assert others.sum() > present.size // 2
+        assert not present[others].any()
 
 
 class AtOnce:
@@ -82,9 +92,7 @@ def test_most_of_a_layer_is_brought_in_before_it_is_used(
     model = open_model(copy_of(quantized(DEMO, "bf16"), tmp_path / "m"))
     layer = model.expert_layer(3)
     count = layer.records.shape[0]
-    with layer.path.open("rb") as opened:
-        os.fsync(opened.fileno())
-        os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    forget(layer.path)
     if resident(layer.records).any():
         pytest.skip("this file system does not let pages go")
     monkeypatch.setattr(prefault, "ThreadPoolExecutor", AtOnce)
