@@ -44,6 +44,10 @@ class Pair:
         return sum(file.stat().st_size for file in self.ours.glob("*.safetensors")), self.theirs.stat().st_size
 
 
+class EngineFailed(SystemExit):
+    """A measured process ended in an error."""
+
+
 @dataclass(frozen=True)
 class Mode:
     """How llama.cpp is run: a name of `theirs.MODES`, and flash attention or not."""
@@ -120,7 +124,7 @@ class Bench:
         else:
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
-                raise SystemExit(f"{module}: exit {done.returncode}\n{done.stderr[-2000:]}")
+                raise EngineFailed(f"{module}: exit {done.returncode}\n{done.stderr[-2000:]}")
             found = json.loads(done.stdout.splitlines()[-1])
         progress(f"  {found}")
         return found
