@@ -39,6 +39,9 @@ LANES = 16 if LOWERING == "avx512" else 8
 # VNNI multiplies unsigned by signed bytes: weights are held 128 higher there, paid back through the sum of the inputs.
 OFFSET = 128 if LOWERING in ("avx512", "avxvnni") else 0
 
+# Whether one instruction adds four products of bytes to an int32.
+DOTS = LOWERING in ("avx512", "avxvnni", "neon")
+
 # Without a permute of 64 bytes, a q4 group's codebook is looked up row by row.
 ROW_LANES = LOWERING in ("avx2", "avxvnni")
 

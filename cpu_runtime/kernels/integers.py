@@ -10,6 +10,7 @@ fields(v, n)                               each byte >> n, other bits coming in 
 spare_codes(a, b, c)                       bits 3 and 7 of three vectors as bits 0..2 and 4..6 of one
 eighths(code, meta)                        the lowest bits: 3 of code, then one of meta
 group_scales(meta, n)                      meta >> n as int16, of every other byte of spread meta
+seconds(v)                                 the second of each two int16, as int32
 times(x, y)                                x * y of int16, lower half
 dot(acc, w, x)                             acc[r] += sum_j w[r, j] * x[r, j], j = 0..3, bytes into int32
 pair_dot(acc, w, x)                        the same over j = 0, 1, int16 into int32
@@ -142,6 +143,16 @@ def group_scales(typing_context: Any, meta: Any, n: Any) -> Any:
         return b.ashr(b.bitcast(meta, pairs), constant(I16, [8 + less] * pairs.count))
 
     return typed(Vector("i16", pairs.count), (meta, n), build)
+
+
+@operation(lambda v: v[1::2].astype(np.int32))
+def seconds(typing_context: Any, v: Any) -> Any:
+    to = Vector("i32", v.length // 2)
+
+    def build(b: ir.IRBuilder, v: ir.Value) -> ir.Value:
+        return b.ashr(b.bitcast(v, to.llvm), constant(I32, [16] * to.length))
+
+    return typed(to, (v,), build)
 
 
 @operation(np.multiply)

@@ -4,24 +4,61 @@ A kernel that meets four tokens at once has one address for each of them then. W
 twelve, more than a CPU has registers for, and a tenth of its instructions would be their arithmetic.
 
 Shapes: q [T, Cp] i8, scale [T, Cp/32] f32, sums [T, Cp/16, 2] i16 as in `activations.py`
-        packs [T, PACK * Cp/32] i8, for panels of bytes: q and sums of 16 inputs, those of 16 more, and scale
+        packs [T, PACK * Cp/32] i8, for panels of bytes: q of 16 inputs and where their sum starts, those of 16 more,
+        scale, and where it has DOTS the start of a sum of all 32 whose weights are held OFFSET higher
         wide packs [T, WIDE_PACK * Cp/32] i8: q of 32 as int16, every four in the order 0, 2, 1, 3, and scale
 """
 
 from __future__ import annotations
 
-from cpu_runtime.kernels.activations import GROUP
+from cpu_runtime.kernels.activations import GROUP, LIFT, too_much
+from cpu_runtime.kernels.cpu import DOTS, OFFSET
 from cpu_runtime.kernels.integers import widened
-from cpu_runtime.kernels.vectors import load_i8, load_i16, splat1, store_f32, store_i8, store_i16
+from cpu_runtime.kernels.vectors import (
+    load_i8,
+    load_i16,
+    splat1,
+    splat_i32,
+    store_f32,
+    store_i8,
+    store_i16,
+    store_i32,
+)
 from quant.jit import inner, parallel_kernel, prange
 
 HALF = GROUP // 2  # inputs that panels of bytes have a factor for
-SUMS_AT = HALF  # bytes into half a pack
-HALF_PACK = SUMS_AT + 4
+START_AT = HALF  # bytes into half a pack
+HALF_PACK = START_AT + 4
 SCALE_AT = 2 * HALF_PACK
-PACK = SCALE_AT + 4
+WHOLE_AT = SCALE_AT + 4
+PACK = WHOLE_AT + (4 if DOTS else 0)
 WIDE_SCALE_AT = 2 * GROUP
 WIDE_PACK = WIDE_SCALE_AT + 4
+
+
+if DOTS:
+
+    @inner
+    def _put_start(packs, at, sums, sixteen):
+        store_i32(packs, at, splat_i32(_of(sums, LIFT, sixteen), 1))
+
+    @inner
+    def _put_whole(packs, at, sums, sixteen):
+        store_i32(packs, at, splat_i32(_of(sums, OFFSET, sixteen) + _of(sums, OFFSET, sixteen + 1), 1))
+
+    @inner
+    def _of(sums, offset, sixteen):
+        tokens, sixteens, _ = sums.shape
+        return too_much(offset, sums, sixteen // sixteens, sixteen % sixteens)
+else:
+
+    @inner
+    def _put_start(packs, at, sums, sixteen):
+        store_i16(packs, at, load_i16(sums, 2 * sixteen, 2))
+
+    @inner
+    def _put_whole(packs, at, sums, sixteen):
+        pass
 
 
 @parallel_kernel
@@ -33,8 +70,9 @@ def pack_rows(q, scale, sums, packs):
             for half in range(2):
                 at, sixteen = PACK * g + HALF_PACK * half, 2 * g + half
                 store_i8(packs, at, load_i8(q, HALF * sixteen, HALF))
-                store_i16(packs, at + SUMS_AT, load_i16(sums, 2 * sixteen, 2))
+                _put_start(packs, at + START_AT, sums, sixteen)
             store_f32(packs, PACK * g + SCALE_AT, splat1(scale, g, 1))
+            _put_whole(packs, PACK * g + WHOLE_AT, sums, 2 * g)
 
 
 @parallel_kernel

@@ -17,11 +17,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cpu_runtime.kernels.byte_panel import FACTORS, PANEL, SCALES, add_scaled, multiply_bytes, multiply_bytes_grouped
+from cpu_runtime.kernels.byte_panel import FACTOR, PANEL, SCALES, add_scaled, multiply_bytes, multiply_bytes_grouped
+from cpu_runtime.kernels.cpu import DOTS
+from cpu_runtime.kernels.dot_panel import multiply_whole
 from cpu_runtime.kernels.tile_float import add_bf16_block, add_bf16_blocks, add_f32_block, add_f32_blocks
 from cpu_runtime.kernels.tile_k4 import unpack_k4
 from cpu_runtime.kernels.tile_q4c import unpack_q4c
-from cpu_runtime.kernels.tile_q8 import unpack_q8
+from cpu_runtime.kernels.tile_q8 import unpack_q8, unpack_q8_bytes
 from cpu_runtime.kernels.tile_segments import unpack_q3, unpack_q4
 from cpu_runtime.kernels.tile_single import (
     BF16_ID,
@@ -41,7 +43,7 @@ from cpu_runtime.kernels.wide_panel import multiply_wide
 from quant.formats import BLOCK, ROWS, SEGMENT
 from quant.jit import inner
 
-READS_WIDE = (Q5_ID, Q6_ID, Q8_ID)  # formats that several tokens meet as int16
+READS_WIDE = (Q5_ID, Q6_ID) if DOTS else (Q5_ID, Q6_ID, Q8_ID)  # formats that several tokens meet as int16
 _PANEL_BLOCKS = SEGMENT // BLOCK
 AT_ONCE = 64  # tokens that share an unpacked panel: their sums stay in the first cache, their activations in the second
 _ZERO = np.float32(0)
@@ -64,7 +66,7 @@ def new_room():
     return Room(
         np.empty(PANEL, np.uint8),
         np.empty(PANEL, np.int16),
-        np.empty(FACTORS, np.int16),
+        np.empty_like(FACTOR),
         np.empty(SCALES, np.float32),
         np.empty(AT_ONCE * ROWS, np.float32),
         np.empty(AT_ONCE * ROWS, np.float32),
@@ -102,7 +104,7 @@ def tile_products(
 
 @inner
 def _by_byte_panels(format_id, w, at, size, blocks, packs, tokens, room):
-    """The product with a few tokens, in the totals of the room, for formats of at most 4 bits."""
+    """The product with a few tokens, in the totals of the room, for all formats but READS_WIDE."""
     panel, factors, scales, totals, segment = room.bytes, room.factors, room.scales, room.totals, room.segment
     totals[: ROWS * tokens.size] = segment[: ROWS * tokens.size] = _ZERO
     for start in range(0, blocks, _PANEL_BLOCKS):
@@ -114,10 +116,14 @@ def _by_byte_panels(format_id, w, at, size, blocks, packs, tokens, room):
             unpack_k4(w, at, start, end, panel, factors, scales)
         elif format_id == Q4C_ID:
             unpack_q4c(w, at, start, end, panel, factors, scales)
+        elif DOTS and format_id == Q8_ID:
+            unpack_q8_bytes(w, at, start, end, panel, scales)
         else:
             unpack_q3(w, at, blocks, start, end, panel, factors, scales)
         if format_id == K4_ID:
             multiply_bytes_grouped(panel, factors, scales, groups, x, packs, tokens, totals, upcoming)
+        elif DOTS and format_id == Q8_ID:
+            multiply_whole(panel, factors, scales, groups, x, packs, tokens, totals, upcoming)
         else:
             multiply_bytes(panel, factors, scales, groups, x, packs, tokens, segment, upcoming)
             add_scaled(segment, scales, totals, ROWS * tokens.size)
@@ -125,7 +131,7 @@ def _by_byte_panels(format_id, w, at, size, blocks, packs, tokens, room):
 
 @inner
 def _by_wide_panels(format_id, w, at, size, blocks, packs, tokens, room):
-    """The same for formats of more bits."""
+    """The same for those."""
     panel, scales, totals = room.wide, room.scales, room.totals
     totals[: ROWS * tokens.size] = _ZERO
     for start in range(0, blocks, _PANEL_BLOCKS):

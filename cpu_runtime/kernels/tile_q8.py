@@ -16,6 +16,7 @@ from cpu_runtime.kernels.vectors import (
     splat_f32,
     splat_i32,
     store_f32,
+    store_i8,
     to_f32,
 )
 from cpu_runtime.kernels.wide_panel import put
@@ -47,10 +48,26 @@ def one_q8(w, at, blocks, q, scale, sums, t, out, o):
 
 @inner
 def unpack_q8(w, at, start, end, panel, scales):
-    """Blocks start .. end - 1 of the tile as a panel."""
+    """Blocks start .. end - 1 of the tile as a wide panel."""
     for block in range(end - start):
         block_at = at + (start + block) * Q8_BLOCK
-        for g in range(2):
-            store_f32(scales, ROWS * (2 * block + g), load_f16(w, block_at + 2 * ROWS * g, ROWS))
+        _unpack_scales(w, block_at, block, scales)
         for i in range(0, BLOCK, 4):
             put(panel, BLOCK * block + i, 0, load_i8(w, block_at + LINE * (1 + i // 4), LINE))
+
+
+@inner
+def unpack_q8_bytes(w, at, start, end, panel, scales):
+    """The same as a panel of bytes, OFFSET higher; they lie as a panel has them."""
+    for block in range(end - start):
+        block_at = at + (start + block) * Q8_BLOCK
+        _unpack_scales(w, block_at, block, scales)
+        for i in range(0, BLOCK, 4):
+            weights = biased(load_i8(w, block_at + LINE * (1 + i // 4), LINE))
+            store_i8(panel, ROWS * (BLOCK * block + i), weights)
+
+
+@inner
+def _unpack_scales(w, block_at, block, scales):
+    for g in range(2):
+        store_f32(scales, ROWS * (2 * block + g), load_f16(w, block_at + 2 * ROWS * g, ROWS))

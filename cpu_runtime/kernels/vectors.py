@@ -6,13 +6,13 @@ typed (bytes in a u8 array), from its very first one, whatever its number of dim
 Numba has no arrays of 16-bit floats: kernels see them as `.view(np.uint16)`.
 
     load_f32(a, i, n)  load_f16  load_bf16     n floats as f32, from memory of that type
-    store_f32(a, i, v) store_i8  store_i16     to memory of that type
+    store_f32(a, i, v) store_i8  store_i16     to memory of that type; store_i32 too
     splat_f32(x, n)    splat_i32  splat_i16    n copies
     mul(x, y)  fma(x, y, z)                    x * y, and x * y + z rounded once where the CPU can
     to_f32(v)          to_i8(v)                each int as a float; each float's nearest int, even in the middle
     sum_of(v)                                  the sum of all floats, halves first
     load_i8(a, i, n)   load_i16                n bytes, n int16
-    splat4(a, i, n)    splat2     splat1       4 bytes, 2 int16 or a float at a[i:], n times
+    splat4(a, i, n)    splat2     splat1       4 bytes, 2 int16 or a float at a[i:], n times; splat1_i32, an int32
     prefetch(a, i)                             asks for a cache line
     read_only(a)                               the same array, so that mapped and owned memory compile to one code
 
@@ -191,6 +191,7 @@ load_i16 = operation(lambda a, i, n=16: _bytes_at(a, i, 2 * n).view(np.int16).co
     _named("load_i16", _load("i16", _as_is, "i16"))
 )
 store_i16 = operation(_writer(np.int16))(_named("store_i16", _store("i16", _as_is)))
+store_i32 = operation(_writer(np.int32))(_named("store_i32", _store("i32", _as_is)))
 
 
 @operation(lambda a, i: None)
@@ -258,6 +259,9 @@ splat2 = operation(lambda a, i, n=16: np.tile(_bytes_at(a, i, 4).view(np.int16),
 )
 splat1 = operation(lambda a, i, n=16: np.tile(_bytes_at(a, i, 4).view(np.float32), n))(
     _named("splat1", _splat_word("f32", 1))
+)
+splat1_i32 = operation(lambda a, i, n=16: np.tile(_bytes_at(a, i, 4).view(np.int32), n))(
+    _named("splat1_i32", _splat_word("i32", 1))
 )
 
 

@@ -12,7 +12,7 @@ from cpu_runtime.kernels.experts import grouped_matmul, swiglu, weighted_sum
 from cpu_runtime.kernels.matmul import matmul, read_rows
 from cpu_runtime.layers.linear import Activations, padded
 from quant.formats import FORMATS, ROWS, tiles
-from quant.jit import set_threads
+from quant.jit import cpu_features, set_threads
 from tests import reference
 from tests.conftest import ROOT
 from tests.packing import packed
@@ -127,6 +127,7 @@ def test_swiglu_and_weighted_sum() -> None:
     np.testing.assert_allclose(total, expected, rtol=1e-5, atol=1e-6)
 
 
+AVX2 = frozenset(["avx", "avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt", "movbe", "popcnt", "sse4.1", "sse4.2", "ssse3"])
 TESTS = [f"tests/cpu_runtime/kernels/test_{name}.py" for name in ("matmul", "feed_forward")]
 
 
@@ -144,3 +145,13 @@ def test_other_ways_to_run_the_same_kernels(setting: dict[str, str], tmp_path: o
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout[-3000:]
     assert "passed" in result.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "features"), [("haswell", AVX2), ("alderlake", AVX2 | {"avxvnni"})])
+def test_kernels_for_lesser_cpus(name: str, features: frozenset[str], tmp_path: os.PathLike[str]) -> None:
+    """What a CPU with more instructions can run besides: AVX2, and AVX-VNNI."""
+    if not features <= cpu_features():
+        pytest.skip(f"this CPU can't run what is compiled for {name}")
+    setting = {"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": ",".join(f"+{feature}" for feature in sorted(features))}
+    test_other_ways_to_run_the_same_kernels(setting, tmp_path)

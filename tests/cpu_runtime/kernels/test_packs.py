@@ -3,6 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from cpu_runtime.kernels.activations import LIFT
+from cpu_runtime.kernels.cpu import DOTS, OFFSET
+from cpu_runtime.kernels.packs import PACK
 from cpu_runtime.layers.linear import Activations
 from cpu_runtime.layers.norm import RMSNorm
 
@@ -12,13 +15,19 @@ def made() -> Activations:
     return Activations(np.random.default_rng(0).standard_normal((5, 192)).astype(np.float32))
 
 
-def test_a_pack_holds_twice_16_inputs_with_their_sums_and_the_scale(made: Activations) -> None:
+def test_a_pack_holds_twice_16_inputs_with_where_sums_start_and_the_scale(made: Activations) -> None:
     q, scale, sums = made.int8
-    packs = made.packs.reshape(5, 6, 44)
+    packs = made.packs.reshape(5, 6, PACK)
     halves = packs[:, :, :40].reshape(5, 12, 20)
     assert np.array_equal(halves[:, :, :16], q.reshape(5, 12, 16))
-    assert np.array_equal(halves[:, :, 16:].copy().view(np.int16), sums)
-    assert np.array_equal(packs[:, :, 40:].copy().view(np.float32)[:, :, 0], scale)
+    starts = halves[:, :, 16:].copy()
+    if DOTS:
+        assert np.array_equal(starts.view(np.int32)[:, :, 0], -LIFT * q.reshape(5, 12, 16).sum(2, dtype=np.int32))
+        whole = packs[:, :, 44:].copy().view(np.int32)[:, :, 0]
+        assert np.array_equal(whole, -OFFSET * q.reshape(5, 6, 32).sum(2, dtype=np.int32))
+    else:
+        assert np.array_equal(starts.view(np.int16), sums)
+    assert np.array_equal(packs[:, :, 40:44].copy().view(np.float32)[:, :, 0], scale)
 
 
 def test_a_wide_pack_holds_32_inputs_in_the_order_of_its_panel_and_the_scale(made: Activations) -> None:
