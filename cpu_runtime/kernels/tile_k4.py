@@ -6,6 +6,7 @@ import numpy as np
 
 from cpu_runtime.kernels.activations import LIFT, too_much
 from cpu_runtime.kernels.byte_panel import put, put_factors
+from cpu_runtime.kernels.cpu import ahead
 from cpu_runtime.kernels.integers import (
     high_nibbles,
     low_nibbles,
@@ -33,7 +34,7 @@ from quant.jit import inner
 K4_BLOCK, ZERO = K4.BLOCK_BYTES, K4.ZERO
 _LESS = ZERO - LIFT  # what codes in a panel are too high
 _TWICE = 2 * ROWS
-AHEAD = 8 * K4_BLOCK  # bytes from the block in work to the one asked for; 2 .. 64 blocks differ little
+_AHEAD = ahead(K4_BLOCK, 8)
 
 
 @inner
@@ -42,7 +43,7 @@ def one_k4(w, at, blocks, q, scale, sums, t, out, o):
     result = load_f32(out, o, ROWS)
     for block in range(blocks):
         for line in range(0, K4_BLOCK, LINE):
-            prefetch(w, at + AHEAD + line)
+            prefetch(w, at + _AHEAD + line)
         for g in range(2):
             codes, x, s = at + LINE * (1 + 4 * g), t * q.shape[1] + BLOCK * block + 32 * g, 4 * block + 2 * g
             group = splat_i32(too_much(ZERO, sums, t, s) + too_much(ZERO, sums, t, s + 1), ROWS)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from cpu_runtime.kernels.cpu import ahead
 from cpu_runtime.kernels.products import product_of
 from cpu_runtime.kernels.strip_panel import unpack_strip_of
 from cpu_runtime.kernels.vectors import (
@@ -29,7 +30,7 @@ Q4C_HEAD = _Q4C.head_bytes(1)  # one super-scale a row
 _STRIP_BYTES = STRIP // 2 * ROWS
 _SEGMENT_GROUPS = SEGMENT // STRIP  # as many as a panel has, after which a sum is scaled there too
 _ZERO = np.float32(0)
-AHEAD = 4 * Q4C_BLOCK  # bytes from the codes in work to those asked for
+_AHEAD = ahead(Q4C_BLOCK, 4)
 _product, _unpack_strip = product_of(_Q4C), unpack_strip_of(_Q4C)
 
 
@@ -42,8 +43,8 @@ def one_q4c(w, at, blocks, q, scale, sums, t, out, o):
         for group in range(start, min(start + _SEGMENT_GROUPS, 2 * blocks)):
             meta, codes = _places(at, group)
             for line in range(0, _STRIP_BYTES, LINE):
-                prefetch(w, codes + line + AHEAD)
-            prefetch(w, meta + AHEAD)
+                prefetch(w, codes + line + _AHEAD)
+            prefetch(w, meta + _AHEAD)
             total = _product(w, meta, codes, q, t * q.shape[1] + STRIP * group, sums, t, 2 * group)
             segment = fma(to_f32(total), splat1(scale, t * scale.shape[1] + group, ROWS), segment)
         result = fma(segment, _super_scales(w, at), result)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from cpu_runtime.kernels.activations import too_much
-from cpu_runtime.kernels.cpu import LANES, OFFSET
+from cpu_runtime.kernels.cpu import LANES, OFFSET, ahead
 from cpu_runtime.kernels.integers import (
     fields,
     group_scales,
@@ -49,7 +49,7 @@ def _kernels_of(form: Coded) -> tuple[Any, Any]:
     """(one, unpack): like `one_q8` and `unpack_q8`."""
     block_bytes = form.block_bytes
     more = form.code_bits - 4
-    ahead = 8 * block_bytes  # from the block in work to the one asked for
+    further = ahead(block_bytes, 8)
     first, second, third, fourth = (look_up_in(form.books, OFFSET, more * quad) for quad in range(4))
     signed_low, signed_high = look_up_in(form.books, 0), look_up_in(form.books, 0, more)
 
@@ -61,7 +61,7 @@ def _kernels_of(form: Coded) -> tuple[Any, Any]:
         for block in range(blocks):
             block_at = at + WIDE_HEAD + block * block_bytes
             for line in range(0, block_bytes, LINE):
-                prefetch(w, block_at + line + ahead)
+                prefetch(w, block_at + line + further)
             for half in range(2 * block, 2 * block + 2):
                 total = splat_i32(0, ROWS)
                 for group in range(2 * half, 2 * half + 2):
