@@ -1,7 +1,8 @@
 """A wide panel: a stretch of a tile unpacked to int16, and its product with many tokens at once.
 
-It is for formats whose weights times their integer scales are no bytes: two inputs of a row stand side by side, as the
-instructions that add two products want them, with one float scale for each row and group of 32 inputs.
+It is for formats whose weights times their integer scales are no bytes, and for q8 where a CPU has no DOTS: two inputs
+of a row stand side by side, as the instructions that add two products want them, with one float scale for each row and
+group of 32 inputs.
 
 Shapes: panel [256, 16, 2] i16: pair k of a row is its inputs 4 (k // 2) + k % 2 and 2 further
         scales [16, 16] f32: of group of inputs, of row · packs: the wide ones of `packs.py`
