@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -64,10 +65,9 @@ class FileWriter:
         except OSError as problem:
             raise write_error(problem, self._path) from problem
         finally:
-            try:
+            with suppress(OSError):  # where something failed: what did not fit before would be written once more
                 self._file.close()
-            finally:
-                self._temporary.unlink(missing_ok=True)
+            self._temporary.unlink(missing_ok=True)
 
 
 def write_error(error: OSError, path: Path) -> ResourceError:
