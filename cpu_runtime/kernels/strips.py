@@ -18,19 +18,20 @@ from llvmlite import ir
 from cpu_runtime.kernels.integers import spare_codes
 from cpu_runtime.kernels.lowering import I32, constant, join
 from cpu_runtime.kernels.vectors import Vector, length, load_i8, operation, typed
-from quant.formats import PLACES, STRIP, Coded
+from quant.formats import STRIP, Coded
 from quant.jit import inner
 
 _PAIR = STRIP  # bytes of two rows, a lane of a vector each
 
 
 def _quad_meaning(a: np.ndarray, b: np.ndarray, c: np.ndarray, d: np.ndarray, j: int) -> np.ndarray:
-    return np.concatenate((a, b, c, d)).reshape(8, 4, 4)[PLACES[:8], j].reshape(-1)
+    rows = np.stack((a, b, c, d)).reshape(4, -1, 4, 4)  # row 4 l + v is lane l of vector v
+    return rows[:, :, j].swapaxes(0, 1).reshape(-1)
 
 
 @operation(_quad_meaning)
 def _quad(typing_context: Any, a: Any, b: Any, c: Any, d: Any, j: Any) -> Any:
-    """Quad j of rows (0, 4), (1, 5), (2, 6), (3, 7): a transposition in two steps, whose first halves quads share."""
+    """Quad j of rows (0, 4, ..), (1, 5, ..), (2, 6, ..), (3, 7, ..): a transposition whose first step two share."""
     half, parity = divmod(length(j), 2)
     n = a.length // 4
     first = [lane + 2 * half + k + other for lane in range(0, n, 4) for k in (0, 1) for other in (0, n)]
