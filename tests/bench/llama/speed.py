@@ -59,7 +59,7 @@ def _best_modes(bench: Bench, pair: Pair, chosen: list[str]) -> dict[str, Mode]:
             if missing:
                 try:
                     found = bench.ask_theirs(pair.theirs, mode, tests=[TESTS[name] for name in missing])
-                except EngineFailed as error:  # with AMX it crashes where weights are mapped and repacked
+                except EngineFailed as error:  # with AMX it crashes where weights are repacked
                     failed.append(f"{mode}: {str(error).splitlines()[0]}")
                     continue
                 for name, rates in zip(missing, found["rates"], strict=True):
