@@ -98,7 +98,7 @@ def calibrate(
         out.keep(Reached(number + 1, x, np.concatenate(tokens), before.means | squares.means()))
     head = watcher.name(decoder.head.matrix)
     for some in pieces(len(x), engine.chunk):
-        squares.add(head, decoder.norm(x[some]))
+        squares.add(head, decoder.norm.in_place(x[some].copy()))
     out.add_dense(before.means | squares.means())
     return _seen(np.concatenate(tokens))
 

@@ -47,7 +47,7 @@ def generate(
     finish_reason: FinishReason = "length"
     ended = False  # by the model itself
     while len(new) < limit:
-        token = sampler.next(engine.decoder.logits(hidden[-1:])[0], session.tokens)
+        token = sampler.next(session.logits(hidden), session.tokens)
         new.append(token)
         if token in tokenizer.stop_ids:
             finish_reason, ended = "stop", True

@@ -98,10 +98,10 @@ def run(engine: Engine, test: Workload, repetitions: int, *, warm: bool = True) 
             streamed.statistics = Statistics()
         start = perf_counter()
         if test.prompt:
-            engine.decoder.logits(_read(session, ids)[-1:])
+            session.logits(_read(session, ids))
         else:
             for token in ids:
-                engine.decoder.logits(session.advance([token]))
+                session.logits(session.advance([token]))
         took = perf_counter() - start
         if turn or not warm:
             rates.append(test.tokens / took)

@@ -93,7 +93,7 @@ def _second_half(engine: Engine, window: Sequence[int]) -> np.ndarray:
     first, last = len(window) // 2, len(window) - 1
     for start in range(0, last, engine.chunk):
         hidden = session.advance(window[start : min(start + engine.chunk, last)])
-        kept.append(hidden[max(first - start, 0) :])
+        kept.append(hidden[max(first - start, 0) :].copy())  # a single token's is valid until the next
     return np.concatenate(kept)
 
 

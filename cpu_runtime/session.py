@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cpu_runtime.workspace import NEW, TokenWorkspace
 from quant.errors import UsageError
 from quant.jit import set_threads, threads
 
@@ -47,6 +48,7 @@ class Session:
         self._caches = engine.decoder.new_caches(engine.context, engine.kv_dtype)
         self.cuttable: bool = all(cache.cuttable for cache in self._caches)
         self._mark = self._marked(0)
+        self._workspace = TokenWorkspace()
 
     def generate(
         self,
@@ -93,7 +95,7 @@ class Session:
         return len(self.tokens)
 
     def advance(self, ids: Sequence[int]) -> np.ndarray:
-        """Read further tokens and return the last block's output for each.
+        """Read further tokens and return the last block's output for each; a single one's is valid until the next.
 
         Shapes: T ids -> [T, D] f32.
         """
@@ -115,9 +117,13 @@ class Session:
         if self.engine.crowd is not None and (count := self.engine.crowd.threads(len(ids))) != threads():
             set_threads(count)
         decoder, closed = self.engine.decoder, False
+        if len(ids) > 1:
+            self._workspace = TokenWorkspace()  # a prompt's arrays take the memory that the old one's took
+        workspace = self._workspace if len(ids) == 1 else NEW
+        workspace.rewind(0)
         try:
-            x = decoder.embedding(np.asarray(ids, np.int64))
-            for done in decoder.steps(x, self._caches):
+            x = decoder.embedding(np.asarray(ids, np.int64), workspace)
+            for done in decoder.steps(x, self._caches, workspace):
                 try:
                     if not closed:
                         yield done / len(decoder.blocks)
@@ -129,6 +135,14 @@ class Session:
             raise
         self.tokens.extend(ids)
         return x
+
+    def logits(self, hidden: np.ndarray) -> np.ndarray:
+        """Those of the last of the tokens, valid until the next is read.
+
+        Shapes: hidden [T, D] f32 -> [V] f32.
+        """
+        row: np.ndarray = self.engine.decoder.logits(hidden[-1:], self._workspace)[0]
+        return row
 
     def mark(self, length: int) -> None:
         """Remember the place after `length` tokens for a later `sync`, instead of the last one.

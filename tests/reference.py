@@ -87,10 +87,10 @@ def top_positions(scores: np.ndarray, k: int) -> np.ndarray:
 
 
 def causal_conv_silu(x: np.ndarray, weight: np.ndarray, state: np.ndarray) -> np.ndarray:
-    taps = weight.shape[1]
+    taps = weight.shape[0]
     rows = np.concatenate([state, x]).astype(np.float64)
     state[:] = rows[rows.shape[0] - (taps - 1) :]
-    return silu(sum(weight[:, j] * rows[j : j + x.shape[0]] for j in range(taps)))
+    return silu(sum(weight[j] * rows[j : j + x.shape[0]] for j in range(taps)))
 
 
 def delta_gates(a: np.ndarray, b: np.ndarray, a_log: np.ndarray, dt_bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

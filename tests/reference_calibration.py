@@ -55,7 +55,7 @@ def rows_read(engine: Engine, windows: Sequence[Sequence[int]]) -> tuple[Rows, d
         patch.setattr(MoE, "__call__", route)
         for window in windows:
             hidden = engine.session().advance(window)
-            dense.setdefault("head", []).append(engine.decoder.norm(hidden))
+            dense.setdefault("head", []).append(engine.decoder.norm.in_place(hidden))
     return dense, experts
 
 

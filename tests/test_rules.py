@@ -30,7 +30,7 @@ MAY_IMPORT = {
         "platformdirs",
     },
 }
-VECTOR_OPERATIONS = ("vectors", "integers", "reductions", "row_lanes", "share")
+VECTOR_OPERATIONS = ("vectors", "integers", "reductions", "row_lanes", "share", "stack")
 # Each third-party package has one door, so that it can be replaced and its cost can be seen.
 DOORS = {
     "numba": {

@@ -8,6 +8,7 @@ from math import prod
 import numpy as np
 
 from cpu_runtime.kernels.pages import PAGE, as_stored, write_rows
+from cpu_runtime.workspace import Workspace
 from quant.errors import ResourceError
 
 
@@ -29,14 +30,16 @@ class Pages:
         """Store the rows of T tokens from position `start` on; rows [T, heads, size] f32."""
         write_rows(rows, start, self.stored)
 
-    def taken(self, positions: np.ndarray) -> np.ndarray:
+    def taken(self, positions: np.ndarray, workspace: Workspace) -> np.ndarray:
         """Copies of the rows at `positions`, as pages of their own; one head only.
 
         Shapes: positions [n] i64 -> [ceil(n / 256), 1, 256, size].
         """
         flat = self.rows.reshape(-1, self.rows.shape[3])
-        pages = np.zeros((-(-positions.size // PAGE), 1, PAGE, flat.shape[1]), flat.dtype)
-        pages.reshape(-1, flat.shape[1])[: positions.size] = flat[positions]
+        pages = workspace.empty((-(-positions.size // PAGE), 1, PAGE, flat.shape[1]), flat.dtype.type)
+        rows = pages.reshape(-1, flat.shape[1])
+        np.take(flat, positions, axis=0, out=rows[: positions.size], mode="clip")  # no mode but this is unbuffered
+        rows[positions.size :] = 0
         return pages
 
     @property

@@ -25,7 +25,7 @@ class Foresight:
             if right is not None:
                 longer[: right.size] = right
             right = self._right[key] = longer
-        self._last = *key, experts
+        self._last = *key, experts.copy()  # the caller's own may be written over before
         return experts[right[: experts.size] >= WORTH_READING]
 
     def asked(self, layer: int, experts: np.ndarray) -> None:

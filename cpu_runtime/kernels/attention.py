@@ -7,6 +7,8 @@ Pages start at fixed positions, so a token's answer is the same bits whether it 
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 
 from cpu_runtime.kernels.cpu import LANES
@@ -24,9 +26,11 @@ from cpu_runtime.kernels.rows import (
     ask_for,
     dot_few,
     dot_tile,
+    laid_out,
     mix_few,
     mix_tile,
     scaled_copy,
+    tile_numbers,
     tile_positions,
     up,
     widen,
@@ -38,12 +42,12 @@ from cpu_runtime.kernels.vectors import (
     splat_f32,
     sum_of,
 )
-from quant.jit import inner, parallel_kernel, prange
+from cpu_runtime.workspace import NEW, Workspace
+from quant.jit import inner, parallel_kernel, prange, threads
 
 TILE = 32  # positions widened to float32 at once, at most
 _FEWEST_ROWS, _MOST_ROWS = 12, 96  # (token, query head) pairs that share a reading of a page
 _PARTS = 16  # that the work is cut in at least, where it is little
-_WORKERS = 64  # that take parts until none is left; threads beyond these are of no use
 # Numbers that wait to be joined: as many as stay in a cache, or of as many tokens as share a page, up to 16 MB of
 # them, but for a token that needs more alone.
 _CACHED_FLOATS, _MOST_FLOATS = 1 << 20, 4 << 20
@@ -52,46 +56,65 @@ _MASKED = np.float32(-np.inf)
 
 
 def attend(
-    q: np.ndarray, k_pages: np.ndarray, v_pages: np.ndarray, start: int, scale: np.float32, out: np.ndarray
+    q: np.ndarray,
+    k_pages: np.ndarray,
+    v_pages: np.ndarray,
+    start: int,
+    scale: np.float32,
+    out: np.ndarray,
+    workspace: Workspace = NEW,
 ) -> None:
     """out[t, h] = softmax(scale * q[t, h] . keys) . values over positions 0 .. start + t.
 
     Shapes: q [T, H, dk] f32 · k_pages [P, K, PAGE, dk], v_pages [P, K, PAGE, at least dv] f32, or f16 or its bits
             out [T, H, dv] f32; query head h reads key/value head h // (H / K), a value is the first dv of its row
     """
-    _attend(q, as_stored(k_pages), as_stored(v_pages), start, scale, out)
+    tokens, heads, size = out.shape
+    kv_heads, pages = k_pages.shape[1], -(-(start + tokens) // PAGE)
+    wave = _wave(tokens, heads * pages * size, _MOST_ROWS * kv_heads // heads)
+    rows = min(max(wave * heads * pages // _PARTS, _FEWEST_ROWS), _MOST_ROWS)
+    desk, workers = _desk(rows, q.shape[2], size), threads()
+    spare = workspace.spare(workers * desk + wave * heads * pages * (size + 2))
+    _attend(workers, desk, wave, rows, q, as_stored(k_pages), as_stored(v_pages), start, scale, spare, out)
 
 
 @parallel_kernel
-def _attend(q, k_pages, v_pages, start, scale, out):
+def _attend(workers, desk, wave, most_rows, q, k_pages, v_pages, start, scale, spare, out):
     """The partial answers of a wave of tokens, as many as there is room for, then their sums."""
     keys, values = k_pages.reshape(-1), v_pages.reshape(-1)
     kv_heads, strides = k_pages.shape[1], (k_pages.shape[3], v_pages.shape[3])
     tokens, heads, size = out.shape
     pages = (start + tokens + PAGE - 1) // PAGE
-    wave = _wave(tokens, heads * pages * size, _MOST_ROWS * kv_heads // heads)
-    most_rows = min(max(wave * heads * pages // _PARTS, _FEWEST_ROWS), _MOST_ROWS)
-    answer = np.empty((wave, heads, pages, size), np.float32)
-    largest = np.empty((wave, heads, pages), np.float32)
-    total = np.empty((wave, heads, pages), np.float32)
+    rows = wave * heads * pages
+    desks, parts = laid_out(spare, workers, desk)
+    answer = parts[: rows * size].reshape((wave, heads, pages, size))
+    largest = parts[rows * size : rows * (size + 1)].reshape((wave, heads, pages))
+    total = parts[rows * (size + 1) : rows * (size + 2)].reshape((wave, heads, pages))
     for t in range(0, tokens, wave):
         n = min(wave, tokens - t)
         items, block, group = _division(n, heads // kv_heads, most_rows)
         items *= pages * kv_heads
         counter = new_counter()
-        for _ in prange(min(items, _WORKERS)):
+        for worker in prange(min(items, workers)):
             _attend_pages(
-                counter, items, block, group, q[t : t + n], keys, values, kv_heads, strides, start + t, scale,
-                answer[:n], largest[:n], total[:n],
+                desks[worker], counter, items, block, group, q[t : t + n], keys, values, kv_heads, strides, start + t,
+                scale, answer[:n], largest[:n], total[:n],
             )  # fmt: skip
         for item in prange(n * heads):
             _join(item // heads, item % heads, start + t, answer, largest, total, out[t : t + n])
 
 
-@inner
-def _wave(tokens, floats, sharing):
+def _wave(tokens: int, floats: int, sharing: int) -> int:
     """How many tokens are computed before their answers of so many floats are joined; `sharing` read a page at once."""
     return max(1, min(tokens, max(_CACHED_FLOATS // floats, min(_MOST_FLOATS // floats, sharing))))
+
+
+@cache
+def _desk(rows: int, size: int, value_size: int) -> int:
+    """Numbers that `_attend_pages` lays out for at most so many rows, whole cache lines of them."""
+    wide, value_wide = size + LANES, value_size + STEP
+    numbers = (rows + MANY * FEW) * (wide + PAGE + value_wide) + tile_numbers(wide) + tile_numbers(value_wide)
+    return -(-numbers // LANES) * LANES
 
 
 @inner
@@ -104,11 +127,11 @@ def _division(tokens, share, most_rows):
 
 @inner
 def _attend_pages(
-    counter, items, block, group, q, keys, values, kv_heads, strides, start, scale, answer, largest, total
+    desk, counter, items, block, group, q, keys, values, kv_heads, strides, start, scale, answer, largest, total
 ):
     """One thread's partial answers: of some tokens and query heads to a page they can see.
 
-    Shapes: answer [T, H, pages, dv] f32 · largest, total [T, H, pages] f32
+    Shapes: desk [n] f32, this thread's · answer [T, H, pages, dv] f32 · largest, total [T, H, pages] f32
     """
     tokens, heads, size = q.shape
     pages, value_size = answer.shape[2], answer.shape[3]
@@ -120,12 +143,13 @@ def _attend_pages(
     if item >= items:
         return
     rows = up(min(tokens, group) * block, FEW if few else MANY)
-    queries = np.zeros((rows, up(size, LANES)), np.float32)
-    scores = np.empty((rows, PAGE), np.float32)
-    mixed = np.empty((rows, up(value_size, PAIR if few else STEP)), np.float32)
-    k_tile = np.empty((tile_positions(queries.shape[1], TILE), queries.shape[1]), np.float32)
+    queries, desk = laid_out(desk, rows, up(size, LANES))
+    scores, desk = laid_out(desk, rows, PAGE)
+    mixed, desk = laid_out(desk, rows, up(value_size, PAIR if few else STEP))
     columns = min(mixed.shape[1], STRIP)
-    v_tile = np.empty((tile_positions(columns, TILE), columns), np.float32)
+    k_tile, desk = laid_out(desk, tile_positions(queries.shape[1], TILE), queries.shape[1])
+    v_tile, desk = laid_out(desk, tile_positions(columns, TILE), columns)
+    queries[:] = _ZERO
     while item < items:
         page, kv_head = item // (kv_heads * groups * blocks), item // (groups * blocks) % kv_heads
         token, b = item // blocks % groups * group, item % blocks

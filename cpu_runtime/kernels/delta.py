@@ -7,13 +7,14 @@ Every state goes in as it was after the previous token and comes out as it is af
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
 from cpu_runtime.kernels.cpu import LANES
 from cpu_runtime.kernels.exponential import sigmoid, silu
 from cpu_runtime.kernels.norm import inverse_rms
-from cpu_runtime.kernels.rows import up
+from cpu_runtime.kernels.stack import arrays_on_stack
 from cpu_runtime.kernels.vectors import (
     fma,
     load_f32,
@@ -23,6 +24,7 @@ from cpu_runtime.kernels.vectors import (
     store_f32,
     sum_of,
 )
+from cpu_runtime.workspace import NEW, Workspace
 from quant.jit import inner, kernel, parallel_kernel, prange
 
 _CHANNELS, _STRETCH = 1024, 32  # channels and tokens of the convolution that a thread takes at once
@@ -31,34 +33,39 @@ _L2_EPS = np.float32(1e-6)  # added to the sum of squares before the root
 _ZERO, _ONE = np.float32(0), np.float32(1)
 
 
+class _Columns(NamedTuple):
+    """What `_recur` needs of the columns it works on, [_COLUMNS] f32 each."""
+
+    error: np.ndarray
+    read: np.ndarray
+    recalled: np.ndarray
+
+
+_columns = arrays_on_stack(_Columns, *[(_COLUMNS, np.float32)] * 3)
+
+
 @parallel_kernel
 def causal_conv_silu(x, weight, state, out):
-    """out[t] = silu(sum_j weight[:, j] * x[t - taps + 1 + j]), each channel alone; out must not be x.
+    """out[t] = silu(sum_j weight[j] * x[t - taps + 1 + j]), each channel alone; out must not be x.
 
-    Shapes: x, out [T, channels] f32 · weight [channels, taps] f32, the last tap for the present token
+    Shapes: x, out [T, channels] f32 · weight [taps, channels] f32, the last tap for the present token
             state [taps - 1, channels] f32, the last inputs before x, oldest first; replaced
     """
     tokens, channels = x.shape
-    taps = weight.shape[1]
+    taps = weight.shape[0]
     blocks = (channels + _CHANNELS - 1) // _CHANNELS
     stretches = (tokens + _STRETCH - 1) // _STRETCH
     for item in prange(stretches * blocks):
         first, start = item % blocks * _CHANNELS, item // blocks * _STRETCH
         count = min(_CHANNELS, channels - first)
-        weights = np.empty((taps, _CHANNELS), np.float32)  # tap-major, so that channels are vector lanes
-        for c in range(count):
-            for j in range(taps):
-                weights[j, c] = weight[first + c, j]
-        total = np.empty(count, np.float32)
         for t in range(start, min(start + _STRETCH, tokens)):
+            total = out[t, first : first + count]
             total[:] = _ZERO
             for j in range(taps):
-                _add_product(weights[j], _row(x, state, t - taps + 1 + j)[first : first + count], total)
-            _silu(total, out[t, first : first + count])
-    last = np.empty_like(state)
-    for j in range(taps - 1):
-        last[j] = _row(x, state, tokens - taps + 1 + j)
-    state[:] = last
+                _add_product(weight[j, first : first + count], _row(x, state, t - taps + 1 + j)[first:], total)
+            _silu(total)
+    for j in range(taps - 1):  # which takes what stands further on
+        state[j] = _row(x, state, tokens - taps + 1 + j)
 
 
 @inner
@@ -74,9 +81,9 @@ def _add_product(x, y, out):
 
 
 @inner
-def _silu(x, out):
-    for i in range(out.size):
-        out[i] = silu(x[i])
+def _silu(x):
+    for i in range(x.size):
+        x[i] = silu(x[i])
 
 
 @kernel
@@ -102,6 +109,7 @@ def gated_delta(
     beta: np.ndarray,
     state: np.ndarray,
     out: np.ndarray,
+    workspace: Workspace = NEW,
 ) -> None:
     """Decay the memory, correct what it answers to k towards v, and read it with q, token by token.
 
@@ -116,8 +124,9 @@ def gated_delta(
     tokens, key_heads, dk = q.shape
     heads, dv = v.shape[1:]
     # Head by head, so that a head's tokens follow one another in memory.
-    unit_q, unit_k = np.empty((2, key_heads, tokens, dk), np.float32)
-    values, gates = np.empty((heads, tokens, dv), np.float32), np.empty((heads, tokens, 2), np.float32)
+    empty = workspace.empty
+    unit_q, unit_k = empty((key_heads, tokens, dk)), empty((key_heads, tokens, dk))
+    values, gates = empty((heads, tokens, dv)), empty((heads, tokens, 2))
     _prepare(q, k, v, decay, beta, unit_q, unit_k, values, gates)
     _gated_delta(unit_q, unit_k, values, gates, state, out)
 
@@ -129,10 +138,9 @@ def _prepare(q, k, v, decay, beta, unit_q, unit_k, values, gates):
     heads, dv = v.shape[1:]
     factor = np.float32(1 / math.sqrt(dk))
     for t in prange(tokens):
-        row = np.zeros(up(dk, LANES), np.float32)
         for h in range(key_heads):
-            _to_unit_length(q[t, h], factor, row, unit_q[h, t])
-            _to_unit_length(k[t, h], _ONE, row, unit_k[h, t])
+            _to_unit_length(q[t, h], factor, unit_q[h, t])
+            _to_unit_length(k[t, h], _ONE, unit_k[h, t])
         for h in range(heads):
             gates[h, t, 0] = np.float32(math.exp(np.float64(decay[t, h])))
             gates[h, t, 1] = beta[t, h]
@@ -141,17 +149,20 @@ def _prepare(q, k, v, decay, beta, unit_q, unit_k, values, gates):
 
 
 @inner
-def _to_unit_length(x, factor, row, out):
-    """out = factor * x / |x|, the squares added in one order whatever x's layout; row holds zeros beyond x."""
+def _to_unit_length(x, factor, out):
+    """out = factor * x / |x|, the squares added in one order whatever x's layout."""
     for i in range(x.size):
-        row[i] = x[i]
-    total = splat_f32(_ZERO, LANES)
-    for i in range(0, row.size, LANES):
-        v = load_f32(row, i, LANES)
+        out[i] = x[i]
+    total, rest, whole = splat_f32(_ZERO, LANES), splat_f32(_ZERO, 1), x.size // LANES * LANES
+    for i in range(0, whole, LANES):
+        v = load_f32(out, i, LANES)
         total = fma(v, v, total)
-    scale = factor / np.sqrt(sum_of(total) + _L2_EPS)
+    for i in range(whole, x.size):
+        v = load_f32(out, i, 1)
+        rest = fma(v, v, rest)
+    scale = factor / np.sqrt(sum_of(total) + sum_of(rest) + _L2_EPS)
     for i in range(x.size):
-        out[i] = row[i] * scale
+        out[i] *= scale
 
 
 @parallel_kernel
@@ -166,7 +177,7 @@ def _gated_delta(q, k, values, gates, state, out):
         if tokens == 1 and count == _COLUMNS:  # the memory is seen but twice: where it is
             _recur(q, k, kept, values[h], gates[h], first, count, state, at, dk, dv, out[:, h])
         else:
-            memory = np.zeros((dk, _COLUMNS), np.float32)
+            memory = _memory(dk)
             for i in range(dk):
                 memory[i, :count] = state[h, i, first : first + count]
             _recur(q, k, kept, values[h], gates[h], first, count, memory, 0, dk, _COLUMNS, out[:, h])
@@ -175,19 +186,36 @@ def _gated_delta(q, k, values, gates, state, out):
 
 
 @inner
+def _memory(dk):
+    """Of its own for columns that are fewer, or that many tokens go through."""
+    return np.zeros((dk, _COLUMNS), np.float32)
+
+
+@inner
 def _recur(q, k, at, values, gates, first, count, memory, start, dk, stride, out):
     """Columns `first` .. of a head through all tokens: its rows of q and k begin at `at`, those of S at `start`."""
-    error, read, recalled = np.zeros((3, _COLUMNS), np.float32)
+    error, read, recalled = _columns()
     _recall(memory, start, stride, dk, k, at, recalled)
     tokens = values.shape[0]
     for t in range(tokens):
         keep, beta = gates[t, 0], gates[t, 1]
-        for j in range(count):
-            error[j] = beta * (values[t, first + j] - keep * recalled[j])
+        _correct(values, t * values.shape[1] + first, count, keep, beta, recalled, error)
         following = at + min(t + 1, tokens - 1) * dk
         _advance(memory, start, stride, dk, keep, q, k, at + t * dk, error, following, read, recalled)
         for j in range(count):
             out[t, first + j] = read[j]
+
+
+@inner
+def _correct(values, at, count, keep, beta, recalled, error):
+    """error = beta (values - keep recalled); in vectors, or LLVM would round it differently for a token alone."""
+    whole = count // LANES * LANES
+    for j in range(0, whole, LANES):
+        short = fma(splat_f32(-keep, LANES), load_f32(recalled, j, LANES), load_f32(values, at + j, LANES))
+        store_f32(error, j, mul(splat_f32(beta, LANES), short))
+    for j in range(whole, count):
+        short = fma(splat_f32(-keep, 1), load_f32(recalled, j, 1), load_f32(values, at + j, 1))
+        store_f32(error, j, mul(splat_f32(beta, 1), short))
 
 
 @inner
@@ -256,20 +284,16 @@ def _gated_norm_row(x, z, weight, eps, out):
         out[i] = x[i] * scale * weight[i] * silu(z[i])
 
 
-def sigmoid_gate(x: np.ndarray, gate: np.ndarray, out: np.ndarray) -> None:
+@parallel_kernel
+def sigmoid_gate(x, gates, out):
     """out = x * sigmoid(gate); into another array than x it is several times faster.
 
-    Shapes: x, gate, out [T, H, d] f32
+    Shapes: x, out [T, H, d] f32 · gates [T, H, at least d] f32, whose last d numbers are a head's gate
     """
-    _sigmoid_gate(x, np.ascontiguousarray(gate), out)
-
-
-@parallel_kernel
-def _sigmoid_gate(x, gate, out):
-    tokens, heads, _ = x.shape
+    tokens, heads, size = x.shape
     for row in prange(tokens * heads):
         t, h = row // heads, row % heads
-        _sigmoid_gate_row(x[t, h], gate[t, h], out[t, h])
+        _sigmoid_gate_row(x[t, h], gates[t, h, gates.shape[2] - size :], out[t, h])
 
 
 @inner

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from cpu_runtime.kernels.exponential import silu
+from cpu_runtime.kernels.exponential import sigmoid, silu
 from cpu_runtime.kernels.share import new_counter, take_stretch
 from cpu_runtime.kernels.tile import new_room, tile_products
 from cpu_runtime.kernels.tile_single import READS_INT8
 from cpu_runtime.kernels.vectors import read_only
 from quant.formats import BLOCK, FORMATS, ROWS, tiles
-from quant.jit import inner, parallel_kernel, prange, threads
+from quant.jit import inner, kernel, parallel_kernel, prange, threads
 
 FORMATS_BY_ID = {form.id: form for form in FORMATS.values()}
 
@@ -93,6 +93,18 @@ def swiglu_row(gate, up):
     """The same for one row."""
     for i in range(gate.size):
         gate[i] = silu(gate[i]) * up[i]
+
+
+@kernel
+def open_by(gate, answers):
+    """answers[t] *= sigmoid(gate[t]).
+
+    Shapes: gate [T, 1] f32 · answers [T, D] f32
+    """
+    for t in range(answers.shape[0]):
+        openness = sigmoid(gate[t, 0])
+        for i in range(answers.shape[1]):
+            answers[t, i] *= openness
 
 
 @parallel_kernel

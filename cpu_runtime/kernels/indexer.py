@@ -8,37 +8,51 @@ from __future__ import annotations
 import numpy as np
 
 from cpu_runtime.kernels.cpu import LANES
-from cpu_runtime.kernels.rows import MANY, dot_tile, tile_positions, up, widen
+from cpu_runtime.kernels.rows import MANY, dot_tile, laid_out, tile_numbers, tile_positions, up, widen
 from cpu_runtime.kernels.share import new_counter, take
-from quant.jit import inner, kernel, parallel_kernel, prange
+from cpu_runtime.kernels.stack import zeros_on_stack
+from cpu_runtime.workspace import NEW, Workspace
+from quant.jit import inner, kernel, parallel_kernel, prange, threads
 
 PART = 128  # positions that a thread takes at once
+_counts = zeros_on_stack(256, np.int64)  # of each value of a byte
 _ZERO = np.float32(0)
 _TOP_BIT, _ALL_BITS = np.uint32(1 << 31), np.uint32(0xFFFFFFFF)
 
 
-def index_scores(q: np.ndarray, weights: np.ndarray, pages: np.ndarray, positions: int, out: np.ndarray) -> None:
+def index_scores(
+    q: np.ndarray,
+    weights: np.ndarray,
+    pages: np.ndarray,
+    positions: int,
+    out: np.ndarray,
+    workspace: Workspace = NEW,
+) -> None:
     """out[t, s] = sum over heads of weights[t, h] * max(0, q[t, h] . keys[s]), for s < positions.
 
     Shapes: q [T, H, d] f32 · weights [T, H] f32 · pages [P, 1, PAGE, d] f16 or f32 · out [T, positions] f32
     """
     stored = (pages.view(np.uint16) if pages.dtype == np.float16 else pages).reshape(-1)
-    _index_scores(q, weights, stored, positions, out)
+    tokens, heads, size = q.shape
+    heads, size = -(-heads // MANY) * MANY, -(-size // LANES) * LANES
+    desk, workers = tile_numbers(size) + heads * PART + PART, threads()
+    spare = workspace.spare(workers * desk + tokens * heads * size)
+    _index_scores(workers, desk, q, weights, stored, positions, spare, out)
 
 
 @parallel_kernel
-def _index_scores(q, weights, keys, positions, out):
+def _index_scores(workers, desk, q, weights, keys, positions, spare, out):
     tokens, heads, size = q.shape
-    queries = np.zeros((tokens, up(heads, MANY), up(size, LANES)), np.float32)
-    queries[:, :heads, :size] = q
+    desks, rest = laid_out(spare, workers, desk)
+    queries = _widened(q, rest)
     parts = (positions + PART - 1) // PART
     counter = new_counter()
-    for _ in prange(min(parts, 64)):
+    for worker in prange(min(parts, workers)):
         item = take(counter, 1)
         if item < parts:
-            tile = np.empty((tile_positions(queries.shape[2], PART), queries.shape[2]), np.float32)
-            scores = np.empty((queries.shape[1], tile.shape[0]), np.float32)
-            total = np.empty(tile.shape[0], np.float32)
+            tile, free = laid_out(desks[worker], tile_positions(queries.shape[2], PART), queries.shape[2])
+            scores, free = laid_out(free, queries.shape[1], tile.shape[0])
+            total = free[: tile.shape[0]]
             while item < parts:
                 last = min(PART * (item + 1), positions)
                 for first in range(PART * item, last, tile.shape[0]):
@@ -51,6 +65,16 @@ def _index_scores(q, weights, keys, positions, out):
                             _add_positive(scores[h], weights[t, h], total)
                         out[t, first : first + count] = total[:count]
                 item = take(counter, 1)
+
+
+@inner
+def _widened(q, spare):
+    """Queries of whole vectors, zeros around them; apart from what is parallel, or Numba would wake the threads."""
+    tokens, heads, size = q.shape[0], up(q.shape[1], MANY), up(q.shape[2], LANES)
+    queries = spare[: tokens * heads * size].reshape((tokens, heads, size))
+    queries[:] = _ZERO
+    queries[:, : q.shape[1], : q.shape[2]] = q
+    return queries
 
 
 @inner
@@ -67,7 +91,7 @@ def top_positions(scores, k, out):
     """
     # The k-th largest score is found byte by byte, on integers that are ordered as the floats are.
     prefix, known, wanted = np.uint32(0), np.uint32(0), k
-    counts = np.empty(256, np.int64)
+    counts = _counts()
     for shift in (24, 16, 8, 0):
         counts[:] = 0
         for s in range(scores.size):

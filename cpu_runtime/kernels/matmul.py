@@ -12,6 +12,8 @@ from cpu_runtime.kernels.vectors import read_only
 from quant.formats import BLOCK, ROWS
 from quant.jit import inner, kernel, parallel_kernel, prange, threads
 
+_FIRST = np.zeros(1, np.int32)
+
 
 def matmul(
     format_id: int,
@@ -27,22 +29,17 @@ def matmul(
 
     Shapes: tiles [n, tile_bytes] u8 · out [T, 16 n] f32 · activations as in `tile.py`: x, or q, packs, scale and sums.
     """
-    _matmul(threads(), format_id, tiles, x, q, packs, scale, sums, out)
+    tokens = _FIRST if len(out) == 1 else np.arange(len(out), dtype=np.int32)
+    _matmul(threads(), format_id, tiles, x, q, packs, scale, sums, tokens, out)
 
 
 @parallel_kernel
-def _matmul(n_threads, format_id, tiles, x, q, packs, scale, sums, out):
+def _matmul(n_threads, format_id, tiles, x, q, packs, scale, sums, tokens, out):
     w = read_only(tiles)
     blocks = (q.shape[1] if format_id >= LOWEST_INT8 else x.shape[1]) // BLOCK
-    tokens, counter = _every(out.shape[0]), new_counter()
+    counter = new_counter()
     for _ in prange(n_threads):
         _share(counter, n_threads, format_id, w, tiles.shape[1], blocks, x, q, packs, scale, sums, tokens, out)
-
-
-@inner
-def _every(tokens):
-    """Outside of what is parallel: Numba would wake the threads to write them."""
-    return np.arange(tokens, dtype=np.int32)
 
 
 @inner

@@ -7,25 +7,39 @@ from __future__ import annotations
 
 import numpy as np
 
+from cpu_runtime.workspace import NEW, Workspace
 from quant.jit import inner, kernel
 
 
-@kernel
-def rotate(heads, start, inv_freq, step, apart, magnitude):
+def rotate(
+    heads: np.ndarray,
+    start: int,
+    inv_freq: np.ndarray,
+    step: int,
+    apart: int,
+    magnitude: np.float32,
+    workspace: Workspace = NEW,
+) -> None:
     """Turn pairs of dimensions by inv_freq[i] radians a token, in place; dimensions that are in no pair pass.
 
     Pair i is of the dimensions step * i and step * i + apart. What was turned is multiplied by `magnitude`.
     Shapes: heads [T, H, d] f32 at positions start .. start + T - 1 · inv_freq [n/2] f32
     """
+    _rotate(heads, start, inv_freq, step, apart, magnitude, workspace.spare(2 * inv_freq.size))
+
+
+@kernel
+def _rotate(heads, start, inv_freq, step, apart, magnitude, spare):
     for t in range(heads.shape[0]):
-        cos, sin = angles(start + t, inv_freq)
+        cos, sin = angles(start + t, inv_freq, spare)
         turn(heads[t], cos, sin, step, apart, magnitude)
 
 
 @inner
-def angles(position, inv_freq):
-    """(cosines, sines) of what pairs are turned by at a position: [n/2] f32."""
-    cos, sin = np.empty_like(inv_freq), np.empty_like(inv_freq)
+def angles(position, inv_freq, spare):
+    """(cosines, sines) of what pairs are turned by at a position, [n/2] f32, in the first n of spare numbers."""
+    n = inv_freq.size
+    cos, sin = spare[:n], spare[n : 2 * n]
     for i in range(inv_freq.size):
         # The product is a float32, as in the checkpoints' own code; far from 0 a float64 one would differ.
         angle = np.float64(np.float32(position) * inv_freq[i])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from cpu_runtime.kernels.exponential import exp, sigmoid
+from cpu_runtime.workspace import NEW, Workspace
 from quant.jit import inner, kernel
 
 _MASKED = np.float32(-np.inf)
@@ -29,20 +30,34 @@ def softmax_top_k(logits, k, ids, weights):
             weights[t, j] /= total
 
 
-@kernel
-def sigmoid_top_k(logits, bias, groups, kept, k, eps, factor, ids, weights):
+def sigmoid_top_k(
+    logits: np.ndarray,
+    bias: np.ndarray,
+    groups: int,
+    kept: int,
+    k: int,
+    eps: np.float32,
+    factor: np.float32,
+    ids: np.ndarray,
+    weights: np.ndarray,
+    workspace: Workspace = NEW,
+) -> None:
     """The k experts with the largest sigmoid(logit) + bias, and their sigmoids without it, rescaled to sum to `factor`.
 
     Shapes: logits [T, E] f32 · bias [E] f32 · ids [T, k] i32 · weights [T, k] f32
     Only experts of the `kept` best of `groups` equal runs of experts are looked at; a run is as good as the sum of its
     two largest. `eps` is added to the sum that the weights are divided by. DeepSeek-AI, "DeepSeek-V3" (2024).
     """
+    experts = logits.shape[1]
+    spare = workspace.spare(2 * experts + groups)
+    _sigmoid_top_k(logits, bias, groups, kept, k, eps, factor, spare, ids, weights)
+
+
+@kernel
+def _sigmoid_top_k(logits, bias, groups, kept, k, eps, factor, spare, ids, weights):
     tokens, experts = logits.shape
     size = experts // groups
-    scores = np.empty(experts, np.float32)
-    choice = np.empty(experts, np.float32)
-    worth = np.empty(groups, np.float32)
-    best = np.empty(groups, np.int32)
+    scores, choice, worth = spare[:experts], spare[experts : 2 * experts], spare[2 * experts : 2 * experts + groups]
     for t in range(tokens):
         for e in range(experts):
             scores[e] = sigmoid(logits[t, e])
@@ -50,9 +65,9 @@ def sigmoid_top_k(logits, bias, groups, kept, k, eps, factor, ids, weights):
         if kept < groups:
             for group in range(groups):
                 worth[group] = _two_largest(choice[group * size : (group + 1) * size])
-            _top_k(worth, groups, best)
-            for group in best[kept:]:
-                choice[group * size : (group + 1) * size] = _MASKED
+            for group in range(groups):
+                if _better(worth, group) >= kept:
+                    choice[group * size : (group + 1) * size] = _MASKED
         _top_k(choice, k, ids[t])
         total = eps
         for j in range(k):
@@ -72,6 +87,16 @@ def _two_largest(values):
         elif value > second:
             second = value
     return first + second if values.size > 1 else first
+
+
+@inner
+def _better(values, i):
+    """How many values are larger than the i-th, or equal to it and before it."""
+    count = 0
+    for j in range(values.size):
+        if values[j] > values[i] or (values[j] == values[i] and j < i):
+            count += 1
+    return count
 
 
 @inner

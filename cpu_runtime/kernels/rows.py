@@ -55,6 +55,17 @@ def tile_positions(width, at_most):
     return n
 
 
+def tile_numbers(width: int) -> int:
+    """How many numbers a tile of such a width, or a lesser one, has at most."""
+    return max(_TILE, 4 * width)
+
+
+@inner
+def laid_out(desk, rows, columns):
+    """(the beginning of a stretch of numbers as an array, the rest of it)."""
+    return desk[: rows * columns].reshape((rows, columns)), desk[rows * columns :]
+
+
 @inner
 def load(rows, at):
     """LANES numbers as float32.

@@ -17,6 +17,7 @@ import numpy as np
 from llvmlite import ir
 from numba.core import types
 
+from cpu_runtime.kernels.stack import zeros_on_stack
 from cpu_runtime.kernels.vectors import operation
 from quant.jit import inner
 
@@ -24,10 +25,7 @@ _SHORTEST = 1 << 16  # bytes of a stretch
 _LINE = 8  # int64 of a cache line, which nothing else shall share
 
 
-@inner
-def new_counter():
-    """A counter at 0."""
-    return np.zeros(_LINE, np.int64)
+new_counter = zeros_on_stack(_LINE, np.int64)  # new_counter() -> a counter at 0
 
 
 @inner

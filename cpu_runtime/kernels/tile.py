@@ -20,6 +20,7 @@ import numpy as np
 from cpu_runtime.kernels.byte_panel import FACTOR, PANEL, SCALES, add_scaled, multiply_bytes, multiply_bytes_grouped
 from cpu_runtime.kernels.cpu import DOTS
 from cpu_runtime.kernels.dot_panel import multiply_whole
+from cpu_runtime.kernels.stack import arrays_on_stack
 from cpu_runtime.kernels.tile_float import add_bf16_block, add_bf16_blocks, add_f32_block, add_f32_blocks
 from cpu_runtime.kernels.tile_k4 import unpack_k4
 from cpu_runtime.kernels.tile_q4c import unpack_q4c
@@ -60,17 +61,15 @@ class Room(NamedTuple):
     segment: np.ndarray  # the same: what is not multiplied by its row's scale yet
 
 
-@inner
-def new_room():
-    """Made once a thread: allocating for each tile makes threads wait for one another."""
-    return Room(
-        np.empty(PANEL, np.uint8),
-        np.empty(PANEL, np.int16),
-        np.empty_like(FACTOR),
-        np.empty(SCALES, np.float32),
-        np.empty(AT_ONCE * ROWS, np.float32),
-        np.empty(AT_ONCE * ROWS, np.float32),
-    )
+new_room = arrays_on_stack(  # new_room() -> a thread's
+    Room,
+    (PANEL, np.uint8),
+    (PANEL, np.int16),
+    (FACTOR.size, FACTOR.dtype.type),
+    (SCALES, np.float32),
+    (AT_ONCE * ROWS, np.float32),
+    (AT_ONCE * ROWS, np.float32),
+)
 
 
 @inner

@@ -28,7 +28,8 @@ class Ahead:
 
     def __call__(self, x: Activations) -> None:
         """Shapes: x of T rows."""
-        experts, _ = self.router(Activations(x.x * self.scale))
+        scaled = np.multiply(x.x, self.scale, out=x.workspace.empty(x.x.shape))
+        experts, _ = self.router(Activations(scaled, x.workspace))
         tokens = experts.shape[0]
         if tokens == 1:
             likely = experts[0]

@@ -11,6 +11,7 @@ import numpy as np
 from cpu_runtime.layers.linear import Activations, Embedding, Linear
 from cpu_runtime.layers.norm import RMSNorm
 from cpu_runtime.layers.residual import Residual
+from cpu_runtime.workspace import NEW, Workspace
 
 
 class Mixer(Protocol):
@@ -65,14 +66,14 @@ class Decoder:
             pass
         return x
 
-    def steps(self, x: np.ndarray, caches: Sequence[Any]) -> Iterator[int]:
+    def steps(self, x: np.ndarray, caches: Sequence[Any], workspace: Workspace = NEW) -> Iterator[int]:
         """Run the blocks one after another, and say after each how many are done: x [T, D] f32, changed in place."""
-        residual = Residual(x)
+        residual = Residual(x, workspace)
         for done, (block, cache) in enumerate(zip(self.blocks, caches, strict=True), 1):
             block(residual, cache)
             yield done
         residual.settle()
 
-    def logits(self, hidden: np.ndarray) -> np.ndarray:
+    def logits(self, hidden: np.ndarray, workspace: Workspace = NEW) -> np.ndarray:
         """Shapes: hidden [T, D] f32 -> [T, V] f32."""
-        return self.head(Activations.normed(self.norm, hidden))
+        return self.head(Activations.normed(self.norm, hidden, workspace))

@@ -19,7 +19,7 @@ from cpu_runtime.layers.linear import Activations, Linear, SideBySide
 class GatedDelta:
     """One Gated DeltaNet mixer: project, convolve, recur, norm, gate, project.
 
-    Shapes: conv [channels, taps] · A_log, dt_bias [Hv] · norm [dv]; channels = 2 Hk dk + Hv dv, queries first.
+    Shapes: conv [taps, channels] · A_log, dt_bias [Hv] · norm [dv]; channels = 2 Hk dk + Hv dv, queries first.
     """
 
     qkv: Linear
@@ -39,7 +39,7 @@ class GatedDelta:
 
     def new_cache(self, context: int, dtype: np.dtype) -> RecurrentState:
         """The state before the first token; always float32, because errors in it accumulate."""
-        channels, taps = self.conv.shape
+        taps, channels = self.conv.shape
         return RecurrentState(taps, channels, self.value_heads, self.key_size, self.value_size)
 
     @cached_property
@@ -52,13 +52,12 @@ class GatedDelta:
 
     def __call__(self, x: Activations, cache: RecurrentState) -> np.ndarray:
         """Shapes: x of T rows -> [T, D] f32; the state moves on by T tokens."""
-        tokens = x.x.shape[0]
+        tokens, workspace = x.x.shape[0], x.workspace
         raw, z = self._projections(x)
-        mixed = np.empty_like(raw)
+        mixed = workspace.empty(raw.shape)
         causal_conv_silu(raw, self.conv, cache.conv, mixed)
 
-        decay = np.empty((tokens, self.value_heads), np.float32)
-        beta = np.empty_like(decay)
+        decay, beta = workspace.empty((tokens, self.value_heads)), workspace.empty((tokens, self.value_heads))
         delta_gates(*self._gates(x), self.A_log, self.dt_bias, decay, beta)
 
         width = self.key_heads * self.key_size
@@ -67,8 +66,8 @@ class GatedDelta:
         query = mixed[:, :width].reshape(keys_shape)
         key = mixed[:, width : 2 * width].reshape(keys_shape)
         value = mixed[:, 2 * width :].reshape(values_shape)
-        read = np.empty(values_shape, np.float32)
-        gated_delta(query, key, value, decay, beta, cache.memory, read)
-        normed = np.empty(values_shape, np.float32)
+        read = workspace.empty(values_shape)
+        gated_delta(query, key, value, decay, beta, cache.memory, read, workspace)
+        normed = workspace.empty(values_shape)
         gated_norm(read, z.reshape(values_shape), self.norm, np.float32(self.eps), normed)
-        return self.out(Activations(normed.reshape(tokens, -1)))
+        return self.out(Activations(normed.reshape(tokens, -1), workspace))

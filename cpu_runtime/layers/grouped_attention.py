@@ -13,6 +13,7 @@ from cpu_runtime.kernels.qkv import Norms, ready_and_keep
 from cpu_runtime.layers.linear import Linear, SideBySide
 from cpu_runtime.layers.norm import RMSNorm
 from cpu_runtime.layers.rope import Rope
+from cpu_runtime.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -42,17 +43,19 @@ class GroupedAttention:
         """Queries, keys and values of the same input."""
         return SideBySide(self.q, self.k, self.v)
 
-    def mix(self, query: np.ndarray, key: np.ndarray, value: np.ndarray, cache: KVCache) -> np.ndarray:
+    def mix(
+        self, query: np.ndarray, key: np.ndarray, value: np.ndarray, cache: KVCache, workspace: Workspace
+    ) -> np.ndarray:
         """softmax(q k / sqrt(d)) v after norms and rotation, the new tokens included; the cache grows by them.
 
         Shapes: query [T, H d], key and value [T, K d] f32 -> [T, H, d] f32; query and key are changed in place.
         """
         tokens = len(query)
         start, keys, values = cache.grow(tokens), cache.keys.stored, cache.values.stored
-        ready_and_keep(query, key, value, self._norms, self.rope.turn, start, keys, values)
+        ready_and_keep(query, key, value, self._norms, self.rope.turn, start, keys, values, workspace)
         query = query.reshape(tokens, self.heads, self.head_size)
-        mixed = np.empty_like(query)
-        attend(query, keys, values, start, self._scale, mixed)
+        mixed = workspace.empty(query.shape)
+        attend(query, keys, values, start, self._scale, mixed, workspace)
         return mixed
 
     @cached_property

@@ -16,6 +16,7 @@ from cpu_runtime.kernels.pages import PAGE, write_rows
 from cpu_runtime.layers.linear import Activations, HeadwiseLinear, Linear, row_range
 from cpu_runtime.layers.norm import RMSNorm
 from cpu_runtime.layers.rope import Rope
+from cpu_runtime.workspace import Workspace
 from quant.formats import ROWS, Matrix
 
 _EXPANDED_BYTES = 64 << 20  # of keys and values made from latents at a time
@@ -77,26 +78,28 @@ class LatentAttention:
         """Shapes: x of T rows -> [T, D] f32; the cache grows by T tokens."""
         query = self.query(self.low_query(x), cache.length)
         start = cache.append(self.latents(x, cache.length))
-        return self.out(self.attend(query, cache, start))
+        return self.out(self.attend(query, cache, start, x.workspace), x.workspace)
 
     def low_query(self, x: Activations) -> Activations:
         """The low-rank form that queries are made from."""
-        return Activations(self.q_norm(self.q_a(x)))
+        return Activations.normed(self.q_norm, self.q_a(x), x.workspace)
 
     def query(self, low: Activations, start: int) -> np.ndarray:
         """Shapes: -> [T, H, dn + dr] f32, rotated for positions from `start`."""
         query = self.q_b(low).reshape(low.x.shape[0], self.heads, -1)
-        self.rope(query[:, :, self.key_size :], start)
+        self.rope(query[:, :, self.key_size :], start, low.workspace)
         return query
 
     def latents(self, x: Activations, start: int) -> np.ndarray:
         """What is remembered of T tokens: [T, 1, R + dr] f32, the latent normed, the shared key rotated."""
         rows = self.kv_a(x)[:, None]
-        rows[:, 0, : self.rank] = self.kv_norm(rows[:, 0, : self.rank])
-        self.rope(rows[:, :, self.rank :], start)
+        self.kv_norm.in_place(rows[:, 0, : self.rank])
+        self.rope(rows[:, :, self.rank :], start, x.workspace)
         return rows
 
-    def attend(self, query: np.ndarray, cache: LatentCache | SparseLatentCache, start: int) -> np.ndarray:
+    def attend(
+        self, query: np.ndarray, cache: LatentCache | SparseLatentCache, start: int, workspace: Workspace
+    ) -> np.ndarray:
         """Shapes: query [T, H, dn + dr] at positions from `start` -> [T, H, dv] f32."""
         tokens, positions = query.shape[0], start + query.shape[0]
         made = self.key_size + self.value_size
@@ -104,22 +107,28 @@ class LatentAttention:
         further = (positions - tokens) * self.rank * made
         if tokens * positions * (2 * self.rank - made) * _INT8_GAIN > further:
             return self._attend_expanded(query, cache.latents.rows, start)
-        return self.value_up(self.attend_latents(self.absorbed(query), cache.latents.rows, start))
+        absorbed = self.absorbed(query, workspace)
+        return self.value_up(self.attend_latents(absorbed, cache.latents.rows, start, workspace), workspace)
 
-    def absorbed(self, query: np.ndarray) -> np.ndarray:
+    def absorbed(self, query: np.ndarray, workspace: Workspace) -> np.ndarray:
         """Queries for the latents themselves: [T, H, dn + dr] -> [T, H, R + dr]."""
-        inside = self.absorb(np.ascontiguousarray(query[:, :, : self.key_size]))
-        return np.concatenate([inside, query[:, :, self.key_size :]], axis=2)
+        plain, rotated = query[:, :, : self.key_size], query[:, :, self.key_size :]
+        alone = workspace.empty(plain.shape)
+        np.copyto(alone, plain)
+        absorbed = workspace.empty((*query.shape[:2], self.row_size))
+        absorbed[:, :, : self.rank] = self.absorb(alone, workspace)
+        absorbed[:, :, self.rank :] = rotated
+        return absorbed
 
-    def attend_latents(self, absorbed: np.ndarray, pages: np.ndarray, start: int) -> np.ndarray:
+    def attend_latents(self, absorbed: np.ndarray, pages: np.ndarray, start: int, workspace: Workspace) -> np.ndarray:
         """Mixtures of latents, which value_up takes to values: [T, H, R + dr] -> [T, H, R]."""
-        mixed = np.empty((*absorbed.shape[:2], self.rank), np.float32)
-        attend(absorbed, pages, pages, start, np.float32(self.scale), mixed)
+        mixed = workspace.empty((*absorbed.shape[:2], self.rank))
+        attend(absorbed, pages, pages, start, np.float32(self.scale), mixed, workspace)
         return mixed
 
-    def out(self, answers: np.ndarray) -> np.ndarray:
+    def out(self, answers: np.ndarray, workspace: Workspace) -> np.ndarray:
         """Shapes: answers [T, H, dv] -> [T, D] f32."""
-        return self.o(Activations(answers.reshape(answers.shape[0], -1)))
+        return self.o(Activations(answers.reshape(answers.shape[0], -1), workspace))
 
     def _attend_expanded(self, query: np.ndarray, pages: np.ndarray, start: int) -> np.ndarray:
         tokens, heads, size = query.shape

@@ -17,7 +17,8 @@ from cpu_runtime.kernels.packs import PACK, WIDE_PACK, pack_rows, pack_wide_rows
 from cpu_runtime.kernels.tile import READS_WIDE
 from cpu_runtime.kernels.tile_single import READS_INT8
 from cpu_runtime.layers.norm import RMSNorm
-from quant.formats import BLOCK, LINE, ROWS, Matrix
+from cpu_runtime.workspace import NEW, Workspace
+from quant.formats import BLOCK, ROWS, Matrix
 
 Int8 = tuple[np.ndarray, np.ndarray, np.ndarray]  # q, scale, sums
 # What formats are handed in place of activations that they do not read, only typed.
@@ -27,13 +28,10 @@ _NO_INT8 = np.zeros((1, 64), np.int8), np.zeros((1, 2), np.float32), np.zeros((1
 _PASSING = 32  # rows, each in a tile of 16 that is read whole
 
 
-def _int8_of(rows: int, cols: int) -> Int8:
+def _int8_of(shape: tuple[int, ...], workspace: Workspace) -> Int8:
     """Room for quantized rows."""
-    return (
-        np.empty((rows, cols), np.int8),
-        np.empty((rows, cols // 32), np.float32),
-        np.empty((rows, cols // 16, 2), np.int16),
-    )
+    (rows, cols), empty = shape, workspace.empty
+    return empty((rows, cols), np.int8), empty((rows, cols // 32)), empty((rows, cols // 16, 2), np.int16)
 
 
 def padded(cols: int) -> int:
@@ -41,51 +39,42 @@ def padded(cols: int) -> int:
     return -(-cols // BLOCK) * BLOCK
 
 
-def empty_rows(rows: int, cols: int) -> np.ndarray:
-    """[rows, cols] f32, not initialised; several rows begin at a cache line.
-
-    16 of them are what a tile adds to: where they lay in two lines, two threads would fight over each.
-    """
-    if rows == 1:
-        return np.empty((1, cols), np.float32)
-    spare = LINE // 4
-    room = np.empty(rows * cols + spare, np.float32)
-    first = -room.__array_interface__["data"][0] % LINE // 4
-    return room[first : first + rows * cols].reshape(rows, cols)
-
-
 class Activations:
     """T rows of activations that any number of matrices read; quantized to int8 at most once.
 
     Shapes: x [T, Cp] f32, zero beyond the true width · q [T, Cp] i8, scale [T, Cp/32] f32, sums [T, Cp/16, 2] i16
             packs and wide packs as in `packs.py`: the same for formats that several tokens meet as bytes, or as int16
+    Arrays are taken from the `workspace`, also those of whatever reads them.
     """
 
-    __slots__ = ("_int8", "_packs", "_wide_packs", "x")
+    __slots__ = ("_int8", "_packs", "_wide_packs", "workspace", "x")
 
-    def __init__(self, x: np.ndarray) -> None:
+    def __init__(self, x: np.ndarray, workspace: Workspace = NEW) -> None:
         rows, cols = x.shape
         if cols % BLOCK:
-            wide = np.zeros((rows, padded(cols)), np.float32)
+            wide = workspace.empty((rows, padded(cols)))
             wide[:, :cols] = x
+            wide[:, cols:] = 0
             x = wide
         self.x = x
+        self.workspace = workspace
         self._int8: Int8 | None = None
         self._packs: np.ndarray | None = None
         self._wide_packs: np.ndarray | None = None
 
     @classmethod
-    def normed(cls, norm: RMSNorm, x: np.ndarray) -> Activations:
+    def normed(cls, norm: RMSNorm, x: np.ndarray, workspace: Workspace = NEW) -> Activations:
         """norm(x), quantized in the same pass: x [T, D] f32."""
-        made = cls.room(*x.shape)
+        made = cls.room(x.shape, workspace)
         made.norm(norm, x, None)
         return made
 
     @classmethod
-    def room(cls, rows: int, cols: int) -> Activations:
-        """Rows for `norm` to fill."""
-        made = cls(np.empty((rows, padded(cols)), np.float32))
-        made._int8 = _int8_of(*made.x.shape)
+    def room(cls, shape: tuple[int, ...], workspace: Workspace = NEW) -> Activations:
+        """Rows for `norm` to fill, [T, D]."""
+        rows, cols = shape
+        made = cls(workspace.empty((rows, padded(cols))), workspace)
+        made._int8 = _int8_of(made.x.shape, workspace)
         return made
 
     def norm(self, norm: RMSNorm, x: np.ndarray, added: np.ndarray | None) -> None:
@@ -99,7 +88,7 @@ class Activations:
     def int8(self) -> Int8:
         """(q, scale, sums), made on first use."""
         if self._int8 is None:
-            self._int8 = _int8_of(*self.x.shape)
+            self._int8 = _int8_of(self.x.shape, self.workspace)
             if len(self.x) == 1:
                 quantize_token(self.x, *self._int8)
             else:
@@ -110,7 +99,7 @@ class Activations:
     def packs(self) -> np.ndarray:
         """For panels of bytes, made on first use."""
         if self._packs is None:
-            self._packs = np.empty((len(self.x), self.x.shape[1] // GROUP * PACK), np.int8)
+            self._packs = self.workspace.empty((len(self.x), self.x.shape[1] // GROUP * PACK), np.int8)
             pack_rows(*self.int8, self._packs)
         return self._packs
 
@@ -118,15 +107,20 @@ class Activations:
     def wide_packs(self) -> np.ndarray:
         """For wide panels, made on first use."""
         if self._wide_packs is None:
-            self._wide_packs = np.empty((len(self.x), self.x.shape[1] // GROUP * WIDE_PACK), np.int8)
+            self._wide_packs = self.workspace.empty((len(self.x), self.x.shape[1] // GROUP * WIDE_PACK), np.int8)
             pack_wide_rows(*self.int8[:2], self._wide_packs)
         return self._wide_packs
 
-    def for_format(self, format_id: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """(x, q, packs, scale, sums) as kernels take them, integers only for the formats that read them."""
+    def for_format(
+        self, format_id: int, *, together: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """(x, q, packs, scale, sums) as kernels take them, integers only for the formats that read them.
+
+        So many rows meet a matrix `together`: all, unless the caller knows of fewer. One alone is not read from packs.
+        """
         reads_int8, packs = format_id in READS_INT8, _NO_PACKS
         q, scale, sums = self.int8 if reads_int8 else _NO_INT8
-        if reads_int8 and len(self.x) > 1:
+        if reads_int8 and (together or len(self.x)) > 1:
             packs = self.wide_packs if format_id in READS_WIDE else self.packs
         return self.x, q, packs, scale, sums
 
@@ -142,7 +136,7 @@ class Linear:
     def __call__(self, x: Activations) -> np.ndarray:
         """Shapes: x of T rows -> [T, rows] f32."""
         m = self.matrix
-        out = empty_rows(x.x.shape[0], ROWS * len(m.tiles))
+        out = x.workspace.empty((x.x.shape[0], ROWS * len(m.tiles)))
         matmul(m.format.id, m.tiles, *x.for_format(m.format.id), out)
         return out if out.shape[1] == m.rows else np.ascontiguousarray(out[:, : m.rows])
 
@@ -189,13 +183,13 @@ class HeadwiseLinear:
         self.heads = heads
         self._alone = self._pairs(1)
 
-    def __call__(self, x: np.ndarray) -> np.ndarray:
+    def __call__(self, x: np.ndarray, workspace: Workspace = NEW) -> np.ndarray:
         """Shapes: x [T, H, n] f32 -> [T, H, rows of a head] f32."""
         tokens, heads, size = x.shape
         m, rows = self.matrix, self.matrix.rows // heads
-        arrays = Activations(x.reshape(tokens * heads, size)).for_format(m.format.id)
+        arrays = Activations(x.reshape(tokens * heads, size), workspace).for_format(m.format.id, together=tokens)
         slots, starts, by_head = self._alone if tokens == 1 else self._pairs(tokens)
-        out = empty_rows(heads * tokens, rows)
+        out = workspace.empty((heads * tokens, rows))
         grouped_matmul(m.format.id, m.tiles.reshape(heads, -1), 0, rows, slots, starts, *arrays, by_head, out)
         return np.ascontiguousarray(out.reshape(heads, tokens, rows).swapaxes(0, 1))
 
@@ -234,10 +228,10 @@ class Embedding:
     def __init__(self, matrix: Matrix) -> None:
         self.matrix = matrix
 
-    def __call__(self, ids: np.ndarray) -> np.ndarray:
+    def __call__(self, ids: np.ndarray, workspace: Workspace = NEW) -> np.ndarray:
         """Shapes: ids [T] i64 -> [T, D] f32."""
         m = self.matrix
-        out = np.empty((ids.size, padded(m.cols)), np.float32)
+        out = workspace.empty((ids.size, padded(m.cols)))
         read_rows(m.format.id, m.tiles, ids, out)
         return np.ascontiguousarray(out[:, : m.cols])
 
@@ -251,10 +245,10 @@ class PassingEmbedding(Embedding):
         super().__init__(matrix)
         self._let_go = let_go
 
-    def __call__(self, ids: np.ndarray) -> np.ndarray:
+    def __call__(self, ids: np.ndarray, workspace: Workspace = NEW) -> np.ndarray:
         """Shapes: ids [T] i64 -> [T, D] f32."""
-        out = np.empty((ids.size, self.matrix.cols), np.float32)
+        out = workspace.empty((ids.size, self.matrix.cols))
         for start in range(0, ids.size, _PASSING):
-            out[start : start + _PASSING] = super().__call__(ids[start : start + _PASSING])
+            out[start : start + _PASSING] = super().__call__(ids[start : start + _PASSING], workspace)
             self._let_go()
         return out

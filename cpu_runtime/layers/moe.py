@@ -10,10 +10,10 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from cpu_runtime.experts.store import ExpertStore, Group
-from cpu_runtime.kernels.experts import grouped_matmul, swiglu, weighted_sum
+from cpu_runtime.kernels.experts import grouped_matmul, open_by, swiglu, weighted_sum
 from cpu_runtime.kernels.one_token import weighted_sum_of_token
 from cpu_runtime.kernels.router import sigmoid_top_k, softmax_top_k
-from cpu_runtime.layers.linear import Activations, Linear, empty_rows, padded
+from cpu_runtime.layers.linear import Activations, Linear, padded
 from cpu_runtime.layers.networks import Networks
 from quant.layout import RecordPart
 
@@ -34,6 +34,12 @@ class Router(Protocol):
         ...
 
 
+def _picked(x: Activations, active: int) -> tuple[np.ndarray, np.ndarray]:
+    """Room for what a router answers."""
+    shape = len(x.x), active
+    return x.workspace.empty(shape, np.int32), x.workspace.empty(shape)
+
+
 @dataclass(frozen=True)
 class SoftmaxRouter:
     """Softmax over all experts, the A largest, renormalised to sum to 1 (Qwen3 MoE and its descendants)."""
@@ -44,8 +50,7 @@ class SoftmaxRouter:
     def __call__(self, x: Activations) -> tuple[np.ndarray, np.ndarray]:
         """Shapes: x of T rows -> experts [T, A] i32, weights [T, A] f32."""
         scores = self.gate(x)
-        experts = np.empty((scores.shape[0], self.active), np.int32)
-        weights = np.empty((scores.shape[0], self.active), np.float32)
+        experts, weights = _picked(x, self.active)
         softmax_top_k(scores, self.active, experts, weights)
         return experts, weights
 
@@ -69,9 +74,9 @@ class SigmoidRouter:
     def __call__(self, x: Activations) -> tuple[np.ndarray, np.ndarray]:
         """Shapes: x of T rows -> experts [T, A] i32, weights [T, A] f32."""
         scores = self.gate(x)
-        experts = np.empty((scores.shape[0], self.active), np.int32)
-        weights = np.empty((scores.shape[0], self.active), np.float32)
-        sigmoid_top_k(scores, self.bias, self.groups, self.kept, self.active, *self._sum, experts, weights)
+        experts, weights = _picked(x, self.active)
+        groups = self.groups, self.kept
+        sigmoid_top_k(scores, self.bias, *groups, self.active, *self._sum, experts, weights, x.workspace)
         return experts, weights
 
     @cached_property
@@ -93,7 +98,7 @@ class MLP:
             return self._one_token(x)
         hidden = self.gate(x)
         swiglu(hidden, self.up(x))
-        return self.down(Activations(hidden))
+        return self.down(Activations(hidden, x.workspace))
 
     @cached_property
     def _network(self) -> Networks:
@@ -102,7 +107,7 @@ class MLP:
 
     def _one_token(self, x: Activations) -> np.ndarray:
         gate, up, down = (linear.matrix.tiles.reshape(1, -1) for linear in (self.gate, self.up, self.down))
-        out = np.empty((1, self._network.width), np.float32)
+        out = x.workspace.empty((1, self._network.width))
         self._network.answer((gate, up, down), _FIRST, _FIRST, x, out)
         return out[:, : self._network.rows]
 
@@ -116,8 +121,9 @@ class GatedMLP:
 
     def __call__(self, x: Activations) -> np.ndarray:
         """Shapes: x of T rows -> [T, D] f32."""
-        openness = np.float32(1) / (np.float32(1) + np.exp(-self.gate(x)))
-        return self.mlp(x) * openness
+        answer = self.mlp(x)
+        open_by(self.gate(x), answer)
+        return answer
 
 
 @dataclass(frozen=True)
@@ -186,7 +192,7 @@ def routed(asked: Asked, x: Activations, experts: np.ndarray, weights: np.ndarra
     Shapes: experts [T, A] i32, weights [T, A] f32 -> [T, D] f32.
     """
     groups, parts, which, distinct = asked
-    answers = empty_rows(which.size, padded(parts["down"].rows))
+    answers = x.workspace.empty((which.size, padded(parts["down"].rows)))
     places = np.empty(which.size, np.int32)
     done = 0
     # A pair of a token and one of its experts has the same answer in whatever group it is computed.
@@ -208,10 +214,10 @@ def routed(asked: Asked, x: Activations, experts: np.ndarray, weights: np.ndarra
 
 def _one_token(groups: Iterator[Group], networks: Networks, x: Activations, weights: np.ndarray) -> np.ndarray:
     """The same for a token alone, whose experts need no sorting: weights [1, A] f32 -> [1, D] f32."""
-    answers = np.empty((weights.shape[1], networks.width), np.float32)
+    answers = x.workspace.empty((weights.shape[1], networks.width))
     for records, members, slots in groups:
         networks.answer((records, records, records), slots, members, x, answers)
-    out = np.empty((1, networks.width), np.float32)
+    out = x.workspace.empty((1, networks.width))
     weighted_sum_of_token(answers, weights, out)
     return out[:, : networks.rows]
 
@@ -255,7 +261,7 @@ class Product:
         """One matrix of each expert, for the rows of the inputs that its pairs stand for: [P, at least rows] f32."""
         part = self.parts[name]
         if out is None:
-            out = empty_rows(rows_of.size, padded(part.rows))
+            out = inputs.workspace.empty((rows_of.size, padded(part.rows)))
             out[:, part.rows :] = 0
         records, _, slots = self.group
         arrays = inputs.for_format(part.format.id)

@@ -8,12 +8,11 @@ from functools import cached_property
 
 import numpy as np
 
-from cpu_runtime.kernels.feed_forward import feed_forward
+from cpu_runtime.kernels.feed_forward import Triple, feed_forward
 from cpu_runtime.layers.linear import Activations
 from quant.formats import ROWS, Format, tiles
 from quant.layout import RecordPart
 
-Triple = tuple[int, int, int]
 _MATRICES = ("gate", "up", "down")
 
 
@@ -63,7 +62,7 @@ class Networks:
         """
         rows, q, _, scale, sums = x.for_format(self._reads)
         lies = self.ids, self.offsets, self.tile_bytes, self.n_tiles
-        feed_forward(*lies, *weights, slots, members, rows, q, scale, sums, out)
+        feed_forward(*lies, *weights, slots, members, rows, q, scale, sums, out, x.workspace)
 
     @cached_property
     def _reads(self) -> int:

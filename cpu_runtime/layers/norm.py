@@ -16,11 +16,10 @@ class RMSNorm:
         self.weight = weight
         self.eps = np.float32(eps)
 
-    def __call__(self, x: np.ndarray) -> np.ndarray:
-        """Shapes: x [T, D] f32 -> [T, D] f32, the mean taken over D."""
-        out = np.empty_like(x)
-        rms_norm(x, self.weight, self.eps, out)
-        return out
+    def in_place(self, x: np.ndarray) -> np.ndarray:
+        """Shapes: x [T, D] f32, the mean taken over D -> x."""
+        rms_norm(x, self.weight, self.eps, x)
+        return x
 
 
 NO_NORM = RMSNorm(np.zeros(0, np.float32), 0.0)  # for queries and keys that are rotated as they are
@@ -36,8 +35,7 @@ class LayerNorm:
         self.bias = bias
         self.eps = np.float32(eps)
 
-    def __call__(self, x: np.ndarray) -> np.ndarray:
-        """Shapes: x [T, D] f32 -> [T, D] f32, mean and deviation taken over D."""
-        out = np.empty_like(x)
-        layer_norm(x, self.weight, self.bias, self.eps, out)
-        return out
+    def in_place(self, x: np.ndarray) -> np.ndarray:
+        """Shapes: x [T, D] f32, mean and deviation taken over D -> x."""
+        layer_norm(x, self.weight, self.bias, self.eps, x)
+        return x

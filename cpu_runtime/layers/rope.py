@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cpu_runtime.kernels.rope import rotate
+from cpu_runtime.workspace import NEW, Workspace
 
 
 @dataclass(frozen=True)
@@ -81,9 +82,9 @@ class Rope(ABC):
         places = self._places(frequencies.inv_freq.size)
         self.turn = (frequencies.inv_freq, *places, np.float32(frequencies.magnitude))
 
-    def __call__(self, heads: np.ndarray, start: int) -> None:
+    def __call__(self, heads: np.ndarray, start: int, workspace: Workspace = NEW) -> None:
         """Shapes: heads [T, H, d] f32 at positions start .. start + T - 1; changed in place."""
-        rotate(heads, start, *self.turn)
+        rotate(heads, start, *self.turn, workspace)
 
     @staticmethod
     @abstractmethod

@@ -18,6 +18,7 @@ from cpu_runtime.layers.norm import LayerNorm
 from cpu_runtime.layers.rope import Rope
 
 _SCORES = 4 << 20  # numbers of scores held at a time (16 MB), unless one token needs more
+_STEP = 4096  # by which their memory grows
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,8 @@ class Indexer:
 
     def keys(self, x: Activations, start: int) -> np.ndarray:
         """What is remembered of T tokens: [T, 1, size] f32."""
-        keys = self.k_norm(self.k(x))[:, None]
-        self.rope(keys, start)
+        keys = self.k_norm.in_place(self.k(x))[:, None]
+        self.rope(keys, start, x.workspace)
         return keys
 
     def selections(self, x: Activations, low: Activations, start: int, pages: np.ndarray) -> Iterator[np.ndarray]:
@@ -48,17 +49,20 @@ class Indexer:
 
         Shapes: x, low of T rows · pages of index keys -> T times [top] i64
         """
-        tokens = x.x.shape[0]
+        tokens, workspace = x.x.shape[0], x.workspace
         query = self.q(low).reshape(tokens, self.heads, self.size)
-        self.rope(query, start)
-        weights = self.weights(x) * np.float32((self.heads * self.size) ** -0.5)
+        self.rope(query, start, workspace)
+        weights = self.weights(x)
+        weights *= np.float32((self.heads * self.size) ** -0.5)
         wave = max(1, _SCORES // (start + tokens))
         for first in range(0, tokens, wave):
             last = min(first + wave, tokens)
-            scores = np.empty((last - first, start + last), np.float32)
-            index_scores(query[first:last], weights[first:last], pages, start + last, scores)
+            # Of few lengths, or a workspace would keep an array for every position.
+            count = (last - first) * (start + last)
+            scores = workspace.empty((-(-count // _STEP) * _STEP,))[:count].reshape(last - first, -1)
+            index_scores(query[first:last], weights[first:last], pages, start + last, scores, workspace)
             for t in range(first, last):
-                best = np.empty(self.top, np.int64)
+                best = workspace.empty((self.top,), np.int64)
                 top_positions(scores[t - first, : start + t + 1], self.top, best)
                 yield best
 
@@ -83,19 +87,20 @@ class SparseLatentAttention:
         dense = min(max(self.indexer.top - start, 0), tokens)  # these see at most `top` positions
         parts = []
         if dense:
-            parts.append(self.latent.attend(query[:dense], cache, start))
+            parts.append(self.latent.attend(query[:dense], cache, start, x.workspace))
         if dense < tokens:
-            late = Activations(x.x[dense:]), Activations(low.x[dense:])
+            late = (x, low) if not dense else (Activations(x.x[dense:]), Activations(low.x[dense:]))
             parts.append(self._attend_selected(*late, query[dense:], cache, start + dense))
-        return self.latent.out(np.concatenate(parts))
+        return self.latent.out(parts[0] if len(parts) == 1 else np.concatenate(parts), x.workspace)
 
     def _attend_selected(
         self, x: Activations, low: Activations, query: np.ndarray, cache: SparseLatentCache, start: int
     ) -> np.ndarray:
-        absorbed = self.latent.absorbed(query)
-        mixed = np.empty((*query.shape[:2], self.latent.rank), np.float32)
+        workspace = x.workspace
+        absorbed = self.latent.absorbed(query, workspace)
+        mixed = workspace.empty((*query.shape[:2], self.latent.rank))
         selections = self.indexer.selections(x, low, start, cache.index_keys.rows)
         for t, positions in enumerate(selections):
-            pages = cache.latents.taken(positions)
-            mixed[t] = self.latent.attend_latents(absorbed[t : t + 1], pages, positions.size - 1)[0]
-        return self.latent.value_up(mixed)
+            pages = cache.latents.taken(positions, workspace)
+            mixed[t] = self.latent.attend_latents(absorbed[t : t + 1], pages, positions.size - 1, workspace)[0]
+        return self.latent.value_up(mixed, workspace)

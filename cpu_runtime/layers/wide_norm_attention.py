@@ -18,5 +18,5 @@ class WideNormAttention(GroupedAttention):
     def __call__(self, x: Activations, cache: KVCache) -> np.ndarray:
         """Shapes: x of T rows -> [T, D] f32; the cache grows by T tokens."""
         query, key, value = self.projections(x)
-        mixed = self.mix(query, key, value, cache)
-        return self.o(Activations(mixed.reshape(len(mixed), -1)))
+        mixed = self.mix(query, key, value, cache, x.workspace)
+        return self.o(Activations(mixed.reshape(len(mixed), -1), x.workspace))

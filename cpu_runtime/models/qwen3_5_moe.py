@@ -226,7 +226,7 @@ def build(c: Config, model: QuantizedModel, store: ExpertStore) -> Decoder:
             a=linear(at + "a"),
             b=linear(at + "b"),
             out=linear(at + "out"),
-            conv=model.vector(at + "conv").reshape(c.conv_channels, c.taps),
+            conv=np.ascontiguousarray(model.vector(at + "conv").reshape(c.conv_channels, c.taps).T),
             A_log=model.vector(at + "A_log"),
             dt_bias=model.vector(at + "dt_bias"),
             norm=model.vector(at + "norm"),

@@ -95,7 +95,7 @@ def gated_delta(tokens: int) -> Iterator[Row]:
     key_heads, heads, size = 16, 32, 128
     layers = 1 if tokens > 1 else 30
     width = 2 * key_heads * size + heads * size
-    x, mixed, weight = f32(tokens, width), f32(tokens, width), f32(width, 4)
+    x, mixed, weight = f32(tokens, width), f32(tokens, width), f32(4, width)
     conv = np.zeros((3, width), np.float32)
     yield Row(f"delta conv, {tokens}", lambda n: delta.causal_conv_silu(x, weight, conv, mixed))
     a, decay, beta, per_head = f32(tokens, heads), f32(tokens, heads), f32(tokens, heads), f32(heads)

@@ -55,11 +55,11 @@ def run(folder: Path, memory_bytes: int, tokens: int, rounds: int) -> dict[str, 
             ids = random.integers(0, engine.vocab_size, fit.PROMPT).tolist()
             for start in range(0, len(ids), engine.chunk):
                 hidden = session.advance(ids[start : start + engine.chunk])
-            engine.decoder.logits(hidden[-1:])
+            session.logits(hidden)
 
         def decode() -> None:
             for token in random.integers(0, engine.vocab_size, tokens).tolist():
-                engine.decoder.logits(session.advance([token]))
+                session.logits(session.advance([token]))
 
         prompt()
         timed: dict[str, list[tuple[float, float]]] = {"first": [], "decode": []}

@@ -188,7 +188,7 @@ def test_short_memory_between_tokens_changes_no_bit(quantized: Quantized, monkey
         short = small.division.slot * 3
         small.pressure = Pressure(small.store, 32 * short, lambda: short - 1, lambda: float(next(clock)))
         session = small.session()
-        rows = [session.advance([token]) for token in IDS]
+        rows = [session.advance([token]).copy() for token in IDS]
         assert np.array_equal(small.decoder.logits(np.concatenate(rows)), expected)
         assert small.store.slots < 40
 

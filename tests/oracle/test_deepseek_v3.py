@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from cpu_runtime.layers import moe, rope
 from cpu_runtime.layers.decoder import Decoder
 from cpu_runtime.layers.latent_attention import LatentAttention
+from cpu_runtime.layers.linear import Activations
 from cpu_runtime.layers.moe import MoE, SigmoidRouter
 from cpu_runtime.layers.norm import RMSNorm
 from cpu_runtime.layers.rope import HalfSplitRope, InterleavedRope
@@ -60,7 +62,7 @@ def norm_over_latent_and_key(decoder: Decoder, patch: pytest.MonkeyPatch) -> Non
         made = self.kv_a(x)
         weight = np.ones(self.row_size, np.float32)
         weight[: self.rank] = self.kv_norm.weight
-        rows = RMSNorm(weight, 1e-6)(made)[:, None]
+        rows = RMSNorm(weight, 1e-6).in_place(made)[:, None]
         self.rope(rows[:, :, self.rank :], start)
         return rows
 
@@ -69,17 +71,16 @@ def norm_over_latent_and_key(decoder: Decoder, patch: pytest.MonkeyPatch) -> Non
 
 def latent_not_normed(decoder: Decoder, patch: pytest.MonkeyPatch) -> None:
     for mixer in mixers(decoder, LatentAttention):
-        change(mixer, kv_norm=lambda x: x)
+        change(mixer, kv_norm=SimpleNamespace(in_place=lambda x: x))
 
 
 def query_not_normed(decoder: Decoder, patch: pytest.MonkeyPatch) -> None:
-    for mixer in mixers(decoder, LatentAttention):
-        change(mixer, q_norm=lambda x: x)
+    patch.setattr(LatentAttention, "low_query", lambda self, x: Activations(self.q_a(x)))
 
 
 def biased_scores_as_weights(decoder: Decoder, patch: pytest.MonkeyPatch) -> None:
     def kernel(
-        logits: Any, bias: Any, groups: int, kept: int, k: int, eps: Any, factor: Any, ids: Any, weights: Any
+        logits: Any, bias: Any, groups: int, kept: int, k: int, eps: Any, factor: Any, ids: Any, weights: Any, _: Any
     ) -> None:
         ids[:] = reference.sigmoid_top_k(logits, bias, groups, kept, k, eps, factor)[0]
         chosen = np.take_along_axis(reference.sigmoid(logits) + bias, ids.astype(np.int64), 1)
@@ -95,7 +96,7 @@ def no_selection_bias(decoder: Decoder, patch: pytest.MonkeyPatch) -> None:
 
 def group_worth_its_largest(decoder: Decoder, patch: pytest.MonkeyPatch) -> None:
     def kernel(
-        logits: Any, bias: Any, groups: int, kept: int, k: int, eps: Any, factor: Any, ids: Any, weights: Any
+        logits: Any, bias: Any, groups: int, kept: int, k: int, eps: Any, factor: Any, ids: Any, weights: Any, _: Any
     ) -> None:
         choice = (reference.sigmoid(logits) + bias).reshape(len(logits), groups, -1)
         worth = choice.max(2)

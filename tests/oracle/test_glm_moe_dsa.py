@@ -40,7 +40,7 @@ def half_split_index_rope(decoder: Decoder, patch: pytest.MonkeyPatch) -> None:
 def index_rope_on_the_last_dimensions(decoder: Decoder, patch: pytest.MonkeyPatch) -> None:
     for indexer in indexers(decoder):
         right, rotated = indexer.rope, 2 * indexer.rope.frequencies.inv_freq.size
-        change(indexer, rope=lambda heads, start, r=right, n=rotated: r(heads[:, :, -n:], start))
+        change(indexer, rope=lambda heads, start, _, r=right, n=rotated: r(heads[:, :, -n:], start))
 
 
 def rms_norm_of_index_keys(decoder: Decoder, patch: pytest.MonkeyPatch) -> None:
@@ -54,7 +54,7 @@ def no_bias_in_the_key_norm(decoder: Decoder, patch: pytest.MonkeyPatch) -> None
 
 
 def scores_without_relu(decoder: Decoder, patch: pytest.MonkeyPatch) -> None:
-    def kernel(q: Any, weights: Any, pages: Any, positions: int, out: Any) -> None:
+    def kernel(q: Any, weights: Any, pages: Any, positions: int, out: Any, workspace: Any) -> None:
         keys = pages.reshape(-1, pages.shape[3])[:positions].astype(np.float32)
         out[:] = np.einsum("thd,th,sd->ts", q, weights, keys)
 

@@ -76,8 +76,8 @@ def key_heads_tiled(decoder: Decoder, patch: pytest.MonkeyPatch) -> None:
 def queries_not_scaled(decoder: Decoder, patch: pytest.MonkeyPatch) -> None:
     right = gated_delta.gated_delta
 
-    def kernel(q: Any, k: Any, v: Any, decay: Any, beta: Any, state: Any, out: Any) -> None:
-        right(q, k, v, decay, beta, state, out)
+    def kernel(q: Any, k: Any, v: Any, decay: Any, beta: Any, state: Any, out: Any, *rest: Any) -> None:
+        right(q, k, v, decay, beta, state, out, *rest)
         out *= np.float32(q.shape[2] ** 0.5)
 
     patch.setattr(gated_delta, "gated_delta", kernel)
@@ -95,8 +95,8 @@ def beta_left_out(decoder: Decoder, patch: pytest.MonkeyPatch) -> None:
 def no_silu_after_the_convolution(decoder: Decoder, patch: pytest.MonkeyPatch) -> None:
     def kernel(x: Any, weight: Any, state: Any, out: Any) -> None:
         padded = np.concatenate([state, x])
-        taps = weight.shape[1]
-        out[:] = sum(padded[j : j + len(x)] * weight[:, j] for j in range(taps))
+        taps = weight.shape[0]
+        out[:] = sum(padded[j : j + len(x)] * weight[j] for j in range(taps))
         state[:] = padded[-(taps - 1) :]
 
     patch.setattr(gated_delta, "causal_conv_silu", kernel)
@@ -104,7 +104,7 @@ def no_silu_after_the_convolution(decoder: Decoder, patch: pytest.MonkeyPatch) -
 
 def taps_reversed(decoder: Decoder, patch: pytest.MonkeyPatch) -> None:
     for mixer in mixers(decoder, GatedDelta):
-        change(mixer, conv=np.ascontiguousarray(mixer.conv[:, ::-1]))
+        change(mixer, conv=np.ascontiguousarray(mixer.conv[::-1]))
 
 
 def probabilities_not_renormalised(decoder: Decoder, patch: pytest.MonkeyPatch) -> None:

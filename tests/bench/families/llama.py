@@ -38,7 +38,7 @@ class PlainAttention(GroupedAttention):
     def __call__(self, x: Activations, cache: KVCache) -> np.ndarray:
         """Shapes: x of T rows -> [T, D] f32; the cache grows by T tokens."""
         query, key, value = self.projections(x)
-        return self.o(Activations(self.mix(query, key, value, cache).reshape(len(query), -1)))
+        return self.o(Activations(self.mix(query, key, value, cache, x.workspace).reshape(len(query), -1), x.workspace))
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,7 @@ def _watched(engine: Engine, store: StreamedExperts, ids: np.ndarray, at_once: i
     for first in range(0, len(ids), at_once):
         if first == warm:
             store.statistics, start = Statistics(), perf_counter()
-        engine.decoder.logits(session.advance(ids[first : first + at_once].tolist())[-1:])
+        session.logits(session.advance(ids[first : first + at_once].tolist()))
     seconds, counted = perf_counter() - start, store.statistics
     return {
         "tokens_s": (len(ids) - warm) / seconds,

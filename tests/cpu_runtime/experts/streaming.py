@@ -45,7 +45,7 @@ def replace_store(engine: Engine, store: StreamedExperts) -> None:
 def logits(engine: Engine) -> np.ndarray:
     """Of a prompt at once, then of tokens one by one."""
     session = engine.session()
-    rows = [session.advance(IDS[:24]), *(session.advance([token]) for token in IDS[24:])]
+    rows = [session.advance(IDS[:24]), *(session.advance([token]).copy() for token in IDS[24:])]
     return engine.decoder.logits(np.concatenate(rows))
 
 

@@ -155,9 +155,9 @@ for dtype in np.float16, np.float32:
     assert best.tolist() == reference.top_positions(scores[1], 2).tolist()
 
 state, out = f(3, 6), empty(2, 6)
-delta.causal_conv_silu(f(2, 6), f(6, 4), state, out)
+delta.causal_conv_silu(f(2, 6), f(4, 6), state, out)
 twin = f(3, 6)
-close(out, reference.causal_conv_silu(f(2, 6), f(6, 4), twin))
+close(out, reference.causal_conv_silu(f(2, 6), f(4, 6), twin))
 close(state, twin)
 
 decay, beta = empty(2, 2), empty(2, 2)

@@ -21,7 +21,7 @@ def rows(*shape: int, seed: int = 0) -> np.ndarray:
 @pytest.mark.parametrize("channels", [1, 33, 64, 1300])
 @pytest.mark.parametrize("taps", [2, 4])
 def test_convolution_matches_its_twin(tokens: int, channels: int, taps: int) -> None:
-    x, weight, state = rows(tokens, channels), rows(channels, taps, seed=1), rows(taps - 1, channels, seed=2)
+    x, weight, state = rows(tokens, channels), rows(taps, channels, seed=1), rows(taps - 1, channels, seed=2)
     expected_state = state.copy()
     expected = reference.causal_conv_silu(x, weight, expected_state)
     out = np.empty_like(x)
@@ -31,7 +31,7 @@ def test_convolution_matches_its_twin(tokens: int, channels: int, taps: int) -> 
 
 
 def test_convolution_in_pieces_is_the_same_bits() -> None:
-    x, weight = rows(20, 70), rows(70, 4, seed=1)
+    x, weight = rows(20, 70), rows(4, 70, seed=1)
     whole, pieces = np.empty_like(x), np.empty_like(x)
     state, moved = np.zeros((3, 70), np.float32), np.zeros((3, 70), np.float32)
     delta.causal_conv_silu(x, weight, state, whole)
@@ -87,14 +87,15 @@ def test_recurrence_matches_its_twin(tokens: int, key_heads: int, value_heads: i
     np.testing.assert_allclose(state, expected_state, atol=5e-6)
 
 
-def test_recurrence_in_pieces_of_views_and_on_one_thread_is_the_same_bits() -> None:
-    side_by_side = rows(40, 2 * 2 * 32 + 4 * 32)
-    q = side_by_side[:, :64].reshape(40, 2, 32)
-    k = side_by_side[:, 64:128].reshape(40, 2, 32)
-    v = side_by_side[:, 128:].reshape(40, 4, 32)
-    _, _, _, decay, beta = recurrence(40, 2, 4, 32, 32)
-    whole, pieces, single = (np.empty((40, 4, 32), np.float32) for _ in range(3))
-    state, moved, alone = (np.zeros((4, 32, 32), np.float32) for _ in range(3))
+@pytest.mark.parametrize("size", [7, 32, 64, 80])  # a memory that is worked on in place for a token alone, or not
+def test_recurrence_in_pieces_of_views_and_on_one_thread_is_the_same_bits(size: int) -> None:
+    side_by_side = rows(40, 2 * 2 * size + 4 * size)
+    q = side_by_side[:, : 2 * size].reshape(40, 2, size)
+    k = side_by_side[:, 2 * size : 4 * size].reshape(40, 2, size)
+    v = side_by_side[:, 4 * size :].reshape(40, 4, size)
+    _, _, _, decay, beta = recurrence(40, 2, 4, size, size)
+    whole, pieces, single = (np.empty((40, 4, size), np.float32) for _ in range(3))
+    state, moved, alone = (np.zeros((4, size, size), np.float32) for _ in range(3))
     delta.gated_delta(q, k, v, decay, beta, state, whole)
     for first, last in ((0, 1), (1, 2), (2, 9), (9, 40)):
         t = slice(first, last)

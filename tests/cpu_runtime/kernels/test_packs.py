@@ -40,7 +40,7 @@ def test_a_wide_pack_holds_32_inputs_in_the_order_of_its_panel_and_the_scale(mad
 
 def test_rows_normed_anew_are_packed_anew() -> None:
     norm, x = RMSNorm(np.ones(192, np.float32), 1e-6), np.random.default_rng(1).standard_normal((5, 192))
-    rows = Activations.room(5, 192)
+    rows = Activations.room((5, 192))
     for sign in (1, -1):
         rows.norm(norm, (sign * x).astype(np.float32), None)
         assert np.array_equal(rows.packs[:, :16], rows.int8[0][:, :16])
