@@ -66,6 +66,8 @@ def _best_modes(bench: Bench, pair: Pair, chosen: list[str]) -> dict[str, Mode]:
                     tried[name][mode] = max(rates)
 
     def best(name: str) -> Mode:
+        if not tried[name]:
+            raise EngineFailed("\n".join(["llama.cpp ended in an error in every mode:", *failed]))
         return max(tried[name], key=tried[name].__getitem__)
 
     short = ["tg64", "pp512"]
