@@ -1,4 +1,4 @@
-"""At 32,768 tokens each kind of attention takes the memory that its formula says, and decoding takes no more."""
+"""At 32,768 tokens each kind of attention takes the memory that its formula says, and decoding its answers to pages."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 
 from cpu_runtime import Engine
 from cpu_runtime.caches.pages import Pages
+from cpu_runtime.kernels.pages import PAGE
 from quant.errors import ResourceError
 from tests.long_context import own_memory, with_past
 from tests.published import PUBLISHED
@@ -17,6 +18,14 @@ from tests.synth import write_model
 from tests.test_synth import TOKEN_BYTES, small
 
 WINDOW, DECODED = 32_768, 8
+# Numbers that a page answers to a token: each head's value, largest score and sum. GLM-5 attends to few.
+PARTIAL = {
+    "Qwen3.5-397B-A17B": 32 * (256 + 2),
+    "GLM-5": 0,
+    "Kimi-K2.5": 4 * (512 + 2),
+    "MiniMax-M2.5": 48 * (128 + 2),
+    "DeepSeek-R1": 4 * (512 + 2),
+}
 
 
 @pytest.mark.slow
@@ -38,7 +47,7 @@ def test_memory_of_a_long_context(tmp_path: Path, name: str) -> None:
             assert np.isfinite(hidden).all()
             if measured:
                 assert full == pytest.approx(formula, rel=0.05)
-                assert grown == pytest.approx(formula, rel=0.05)
+                assert grown == pytest.approx(formula + 4 * PARTIAL[name] * WINDOW // PAGE, rel=0.05)
             del session
 
 

@@ -33,7 +33,7 @@ def zeros_on_stack(count: int, dtype: type) -> Any:
 
         return kind(), generate
 
-    return _operation(lambda: np.zeros(count, dtype), typing)
+    return operation(lambda: np.zeros(count, dtype))(typing)
 
 
 def arrays_on_stack(made: Callable[..., Any], *sizes: Size) -> Any:
@@ -47,11 +47,7 @@ def arrays_on_stack(made: Callable[..., Any], *sizes: Size) -> Any:
 
         return types.NamedTuple(kinds, made)(), generate
 
-    return _operation(lambda: made(*(np.empty(count, dtype) for count, dtype in sizes)), typing)
-
-
-def _operation(meaning: Callable[[], Any], typing: Callable[..., Any]) -> Any:
-    return operation(meaning)(typing)
+    return operation(lambda: made(*(np.empty(count, dtype) for count, dtype in sizes)))(typing)
 
 
 def _kind(dtype: type) -> types.Array:
