@@ -38,7 +38,7 @@ class Pages:
         flat = self.rows.reshape(-1, self.rows.shape[3])
         pages = workspace.empty((-(-positions.size // PAGE), 1, PAGE, flat.shape[1]), flat.dtype.type)
         rows = pages.reshape(-1, flat.shape[1])
-        np.take(flat, positions, axis=0, out=rows[: positions.size], mode="clip")  # no mode but this is unbuffered
+        np.take(flat, positions, axis=0, out=rows[: positions.size], mode="clip")  # the default mode would copy `out`
         rows[positions.size :] = 0
         return pages
 
