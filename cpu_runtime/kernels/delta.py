@@ -177,18 +177,12 @@ def _gated_delta(q, k, values, gates, state, out):
         if tokens == 1 and count == _COLUMNS:  # the memory is seen but twice: where it is
             _recur(q, k, kept, values[h], gates[h], first, count, state, at, dk, dv, out[:, h])
         else:
-            memory = _memory(dk)
+            memory = np.zeros((dk, _COLUMNS), np.float32)
             for i in range(dk):
                 memory[i, :count] = state[h, i, first : first + count]
             _recur(q, k, kept, values[h], gates[h], first, count, memory, 0, dk, _COLUMNS, out[:, h])
             for i in range(dk):
                 state[h, i, first : first + count] = memory[i, :count]
-
-
-@inner
-def _memory(dk):
-    """Of its own for columns that are fewer, or that many tokens go through."""
-    return np.zeros((dk, _COLUMNS), np.float32)
 
 
 @inner

@@ -89,7 +89,8 @@ class SparseLatentAttention:
         if dense:
             parts.append(self.latent.attend(query[:dense], cache, start, x.workspace))
         if dense < tokens:
-            late = (x, low) if not dense else (Activations(x.x[dense:]), Activations(low.x[dense:]))
+            # Where these are all, what was quantized already serves again.
+            late = (Activations(x.x[dense:]), Activations(low.x[dense:])) if dense else (x, low)
             parts.append(self._attend_selected(*late, query[dense:], cache, start + dense))
         return self.latent.out(parts[0] if len(parts) == 1 else np.concatenate(parts), x.workspace)
 
