@@ -12,7 +12,7 @@ import numpy as np
 from cpu_runtime.kernels.activations import GROUP, quantize_group
 from cpu_runtime.kernels.experts import swiglu_row
 from cpu_runtime.kernels.share import new_counter, take_stretch
-from cpu_runtime.kernels.tile_single import LOWEST_INT8, single_product
+from cpu_runtime.kernels.tile_single import LOWEST_INT8, single_products
 from cpu_runtime.kernels.vectors import read_only
 from cpu_runtime.workspace import NEW, Workspace
 from quant.formats import BLOCK, ROWS
@@ -112,14 +112,12 @@ def _hidden(
             g, first = item // groups, item % groups
             last = min(first + end - item, groups)
             item += last - first
-            gate_at = np.int64(slots[g]) * gate.shape[1] + offsets[0]
-            up_at = np.int64(slots[g]) * up.shape[1] + offsets[1]
-            for n in range(_TILES * first, min(_TILES * last, n_tiles)):
-                at = gate_at + n * tile_bytes[0]
-                single_product(ids[0], gate, at, blocks, x, q, scale, sums, 0, gated, g * gated.shape[1] + ROWS * n)
-            for n in range(_TILES * first, min(_TILES * last, n_tiles)):
-                at = up_at + n * tile_bytes[1]
-                single_product(ids[1], up, at, blocks, x, q, scale, sums, 0, raised, g * raised.shape[1] + ROWS * n)
+            tile = _TILES * first
+            count, o = min(_TILES * last, n_tiles) - tile, g * gated.shape[1] + ROWS * tile
+            at = np.int64(slots[g]) * gate.shape[1] + offsets[0] + tile * tile_bytes[0]
+            single_products(ids[0], gate, at, tile_bytes[0], count, blocks, x, q, scale, sums, 0, gated, o)
+            at = np.int64(slots[g]) * up.shape[1] + offsets[1] + tile * tile_bytes[1]
+            single_products(ids[1], up, at, tile_bytes[1], count, blocks, x, q, scale, sums, 0, raised, o)
             some = slice(GROUP * first, GROUP * last)
             swiglu_row(gated[g, some], raised[g, some])
             if ids[2] >= LOWEST_INT8:
@@ -138,8 +136,10 @@ def _answers(
         item, last = take_stretch(counter, items, tile_bytes, n_threads)
         if item >= items:
             break
-        for i in range(item, last):
-            g, n = i // n_tiles, i % n_tiles
-            at = np.int64(slots[g]) * down.shape[1] + offset + n * tile_bytes
-            o = members[g] * out.shape[1] + ROWS * n
-            single_product(format_id, down, at, blocks, x, q, scale, sums, g, out, o)
+        while item < last:
+            g, tile = item // n_tiles, item % n_tiles
+            count = min(n_tiles - tile, last - item)
+            item += count
+            at = np.int64(slots[g]) * down.shape[1] + offset + tile * tile_bytes
+            o = members[g] * out.shape[1] + ROWS * tile
+            single_products(format_id, down, at, tile_bytes, count, blocks, x, q, scale, sums, g, out, o)

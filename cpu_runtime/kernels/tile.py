@@ -35,7 +35,7 @@ from cpu_runtime.kernels.tile_single import (
     Q5_ID,
     Q6_ID,
     Q8_ID,
-    single_product,
+    single_products,
 )
 from cpu_runtime.kernels.tile_wide import unpack_q5, unpack_q6
 from cpu_runtime.kernels.upcoming import Upcoming
@@ -83,8 +83,7 @@ def tile_products(
     """
     if last - first == 1:
         o = first * out.shape[1] + column
-        for n in range(count):
-            single_product(format_id, w, at + n * size, blocks, x, q, scale, sums, tokens[first], out, o + ROWS * n)
+        single_products(format_id, w, at, size, count, blocks, x, q, scale, sums, tokens[first], out, o)
     elif format_id < LOWEST_INT8:
         for n in range(count):
             _float_product(format_id, w, at + n * size, blocks, x, tokens, first, last, out, column + ROWS * n)

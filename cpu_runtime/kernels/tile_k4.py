@@ -14,13 +14,12 @@ from cpu_runtime.kernels.integers import (
     nibble_dot,
 )
 from cpu_runtime.kernels.packs import HALF
+from cpu_runtime.kernels.tile_pair import ask_before_half, products_of
 from cpu_runtime.kernels.vectors import (
     fma,
     load_bf16,
-    load_f32,
     load_i8,
     mul,
-    prefetch,
     splat4,
     splat_f32,
     splat_i16,
@@ -35,24 +34,22 @@ K4_BLOCK, ZERO = K4.BLOCK_BYTES, K4.ZERO
 _LESS = ZERO - LIFT  # what codes in a panel are too high
 _TWICE = 2 * ROWS
 _AHEAD = ahead(K4_BLOCK, 8)
+_FIRST_BYTES = 5 * LINE  # asked for before the first 32 inputs
 
 
 @inner
-def one_k4(w, at, blocks, q, scale, sums, t, out, o):
-    """One token: out[o : o + 16] += tile · token t. Codes count as they are; 8 times the inputs' sum is taken off."""
-    result = load_f32(out, o, ROWS)
-    for block in range(blocks):
-        for line in range(0, K4_BLOCK, LINE):
-            prefetch(w, at + _AHEAD + line)
-        for g in range(2):
-            codes, x, s = at + LINE * (1 + 4 * g), t * q.shape[1] + BLOCK * block + 32 * g, 4 * block + 2 * g
-            group = splat_i32(too_much(ZERO, sums, t, s) + too_much(ZERO, sums, t, s + 1), ROWS)
-            group = _add_group(group, w, codes, q, x)
-            group = _add_group(group, w, codes + 2 * LINE, q, x + 16)
-            both_scales = mul(load_bf16(w, at + 2 * ROWS * g, ROWS), splat_f32(scale[t, 2 * block + g], ROWS))
-            result = fma(to_f32(group), both_scales, result)
-        at += K4_BLOCK
-    store_f32(out, o, result)
+def _add_block(total, w, at, blocks, block, q, scale, sums, t):
+    """Codes count as they are; 8 times the inputs' sum is taken off."""
+    at = at + block * K4_BLOCK
+    for g in range(2):
+        at = ask_before_half(g, w, at, _AHEAD, _FIRST_BYTES, K4_BLOCK)
+        codes, x, s = at + LINE * (1 + 4 * g), t * q.shape[1] + BLOCK * block + 32 * g, 4 * block + 2 * g
+        group = splat_i32(too_much(ZERO, sums, t, s) + too_much(ZERO, sums, t, s + 1), ROWS)
+        group = _add_group(group, w, codes, q, x)
+        group = _add_group(group, w, codes + 2 * LINE, q, x + 16)
+        both_scales = mul(load_bf16(w, at + 2 * ROWS * g, ROWS), splat_f32(scale[t, 2 * block + g], ROWS))
+        total = fma(to_f32(group), both_scales, total)
+    return total
 
 
 @inner
@@ -70,6 +67,9 @@ def _add_group(total, w, codes_at, q, x):
         high_nibbles(b),
         splat4(q, x + 12, ROWS),
     )
+
+
+one_k4 = products_of(_add_block)
 
 
 @inner

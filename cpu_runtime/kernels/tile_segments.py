@@ -12,23 +12,12 @@ import numpy as np
 from cpu_runtime.kernels.cpu import ahead
 from cpu_runtime.kernels.products import product_of
 from cpu_runtime.kernels.strip_panel import unpack_strip_of
-from cpu_runtime.kernels.vectors import (
-    fma,
-    load_f16,
-    load_f32,
-    mul,
-    prefetch,
-    splat1,
-    splat_f32,
-    store_f32,
-    to_f32,
-)
-from quant.formats import BLOCK, LINE, Q3, Q4, ROWS, SEGMENT, STRIP, Coded
+from cpu_runtime.kernels.tile_pair import SEGMENT_BLOCKS, ask_before_half, products_of
+from cpu_runtime.kernels.vectors import fma, load_f16, mul, splat1, splat_f32, store_f32, to_f32
+from quant.formats import BLOCK, LINE, Q3, Q4, ROWS, STRIP, Coded
 from quant.jit import inner
 
-SEGMENT_BLOCKS = SEGMENT // BLOCK
 Q3_BLOCK, Q4_BLOCK = Q3().block_bytes, Q4().block_bytes
-_ZERO = np.float32(0)
 UNIT = np.float32(2.0**-Q4.exponent)  # of the super-scales of both
 
 
@@ -46,31 +35,24 @@ def super_scales(w, at, start):
 
 
 def _kernels_of(form: Coded) -> tuple[Any, Any]:
-    """(one, unpack)."""
+    """(products with one token, unpack)."""
     block_bytes = form.block_bytes
     strip_bytes = (block_bytes - LINE) // 2
+    first_bytes = LINE + strip_bytes  # asked for before the first half
     further = ahead(block_bytes, 8)
     product, unpack_strip = product_of(form), unpack_strip_of(form)
 
     @inner
-    def one(w, at, blocks, q, scale, sums, t, out, o):
-        """One token: out[o : o + 16] += tile · token t, weights going from the look-up straight into the product."""
-        body = at + head_bytes(blocks)
-        result = load_f32(out, o, ROWS)
-        for start in range(0, blocks, SEGMENT_BLOCKS):
-            segment = splat_f32(_ZERO, ROWS)
-            for block in range(start, min(start + SEGMENT_BLOCKS, blocks)):
-                block_at = body + block * block_bytes
-                for line in range(0, block_bytes, LINE):
-                    prefetch(w, block_at + further + line)
-                for half in range(2):
-                    x = t * q.shape[1] + BLOCK * block + STRIP * half
-                    meta, codes = block_at + 2 * ROWS * half, block_at + LINE + strip_bytes * half
-                    total = product(w, meta, codes, q, x, sums, t, 4 * block + 2 * half)
-                    x_scale = splat1(scale, t * scale.shape[1] + 2 * block + half, ROWS)
-                    segment = fma(to_f32(total), x_scale, segment)
-            result = fma(segment, super_scales(w, at, start), result)
-        store_f32(out, o, result)
+    def add_block(total, w, at, blocks, block, q, scale, sums, t):
+        """Weights go from the look-up straight into the product."""
+        at = at + head_bytes(blocks) + block * block_bytes
+        for half in range(2):
+            at = ask_before_half(half, w, at, further, first_bytes, block_bytes)
+            meta, codes = at + 2 * ROWS * half, at + LINE + strip_bytes * half
+            x = t * q.shape[1] + BLOCK * block + STRIP * half
+            dots = product(w, meta, codes, q, x, sums, t, 4 * block + 2 * half)
+            total = fma(to_f32(dots), splat1(scale, t * scale.shape[1] + 2 * block + half, ROWS), total)
+        return total
 
     @inner
     def unpack(w, at, blocks, start, end, panel, factors, scales):
@@ -83,7 +65,7 @@ def _kernels_of(form: Coded) -> tuple[Any, Any]:
                 meta, codes = block_at + 2 * ROWS * half, block_at + LINE + strip_bytes * half
                 unpack_strip(w, meta, codes, panel, factors, BLOCK * (block - start) + STRIP * half)
 
-    return one, unpack
+    return products_of(add_block, super_scales), unpack
 
 
 one_q3, unpack_q3 = _kernels_of(Q3())

@@ -1,4 +1,4 @@
-"""One tile of a matrix times one token, its weights met as they lie; shapes as in `tile.py`."""
+"""Tiles of a matrix times one token, their weights met as they lie; shapes as in `tile.py`."""
 
 from __future__ import annotations
 
@@ -23,26 +23,35 @@ _ZERO = np.float32(0)
 
 
 @inner
-def single_product(format_id, w, at, blocks, x, q, scale, sums, t, out, o):
-    """out[o : o + 16] = tile · activations of token t; formats of READS_INT8 read q, scale and sums, the others x."""
-    store_f32(out, o, splat_f32(_ZERO, ROWS))
+def single_products(format_id, w, at, size, count, blocks, x, q, scale, sums, t, out, o):
+    """out[o : o + 16 count] = `count` tiles of `size` bytes each, from byte `at` on, times token t.
+
+    Formats of READS_INT8 read q, scale and sums, the others x.
+    """
     if format_id < LOWEST_INT8:
-        for block in range(blocks):
-            if format_id == BF16_ID:
-                add_bf16_block(w, at + block * BLOCK * ROWS * 2, x, t, BLOCK * block, out, o)
-            else:
-                add_f32_block(w, at + block * BLOCK * ROWS * 4, x, t, BLOCK * block, out, o)
+        for n in range(count):
+            _float_product(format_id, w, at + n * size, blocks, x, t, out, o + ROWS * n)
     elif format_id == Q4_ID:
-        one_q4(w, at, blocks, q, scale, sums, t, out, o)
+        one_q4(w, at, size, count, blocks, q, scale, sums, t, out, o)
     elif format_id == Q8_ID:
-        one_q8(w, at, blocks, q, scale, sums, t, out, o)
+        one_q8(w, at, size, count, blocks, q, scale, sums, t, out, o)
     elif format_id == K4_ID:
-        one_k4(w, at, blocks, q, scale, sums, t, out, o)
+        one_k4(w, at, size, count, blocks, q, scale, sums, t, out, o)
     elif format_id == Q4C_ID:
-        one_q4c(w, at, blocks, q, scale, sums, t, out, o)
+        one_q4c(w, at, size, count, blocks, q, scale, sums, t, out, o)
     elif format_id == Q3_ID:
-        one_q3(w, at, blocks, q, scale, sums, t, out, o)
+        one_q3(w, at, size, count, blocks, q, scale, sums, t, out, o)
     elif format_id == Q5_ID:
-        one_q5(w, at, blocks, q, scale, sums, t, out, o)
+        one_q5(w, at, size, count, blocks, q, scale, sums, t, out, o)
     else:
-        one_q6(w, at, blocks, q, scale, sums, t, out, o)
+        one_q6(w, at, size, count, blocks, q, scale, sums, t, out, o)
+
+
+@inner
+def _float_product(format_id, w, at, blocks, x, t, out, o):
+    store_f32(out, o, splat_f32(_ZERO, ROWS))
+    for block in range(blocks):
+        if format_id == BF16_ID:
+            add_bf16_block(w, at + block * BLOCK * ROWS * 2, x, t, BLOCK * block, out, o)
+        else:
+            add_f32_block(w, at + block * BLOCK * ROWS * 4, x, t, BLOCK * block, out, o)

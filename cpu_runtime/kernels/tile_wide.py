@@ -22,13 +22,12 @@ from cpu_runtime.kernels.integers import (
     scaled_dot,
     spread,
 )
+from cpu_runtime.kernels.tile_pair import ask_before_half, products_of
 from cpu_runtime.kernels.vectors import (
     fma,
     load_f16,
-    load_f32,
     load_i8,
     mul,
-    prefetch,
     splat1,
     splat4,
     splat_f32,
@@ -46,28 +45,26 @@ WIDE_HEAD, WIDE_UNIT = Q5().head_bytes(1), np.float32(2.0**-Q5.exponent)  # one 
 
 
 def _kernels_of(form: Coded) -> tuple[Any, Any]:
-    """(one, unpack): like `one_q8` and `unpack_q8`."""
+    """(products with one token, unpack): like `one_q8` and `unpack_q8`."""
     block_bytes = form.block_bytes
     more = form.code_bits - 4
+    first_bytes = 5 * LINE  # asked for before the first half
     further = ahead(block_bytes, 8)
     first, second, third, fourth = (look_up_in(form.books, OFFSET, more * quad) for quad in range(4))
     signed_low, signed_high = look_up_in(form.books, 0), look_up_in(form.books, 0, more)
 
     @inner
-    def one(w, at, blocks, q, scale, sums, t, out, o):
-        """One token: out[o : o + 16] += tile · token t."""
-        result = load_f32(out, o, ROWS)
+    def add_block(total, w, at, blocks, block, q, scale, sums, t):
         super_scale = mul(load_f16(w, at, ROWS), splat_f32(WIDE_UNIT, ROWS))
-        for block in range(blocks):
-            block_at = at + WIDE_HEAD + block * block_bytes
-            for line in range(0, block_bytes, LINE):
-                prefetch(w, block_at + line + further)
-            for half in range(2 * block, 2 * block + 2):
-                total = splat_i32(0, ROWS)
-                for group in range(2 * half, 2 * half + 2):
-                    total = add_group(total, w, block_at, group & 3, q, t * q.shape[1] + 16 * group, t, group, sums)
-                result = fma(to_f32(total), mul(super_scale, splat1(scale, t * scale.shape[1] + half, ROWS)), result)
-        store_f32(out, o, result)
+        at = at + WIDE_HEAD + block * block_bytes
+        for half in range(2):
+            at = ask_before_half(half, w, at, further, first_bytes, block_bytes)
+            dots, x = splat_i32(0, ROWS), 2 * block + half
+            for group in range(2 * half, 2 * half + 2):
+                i = 4 * block + group
+                dots = add_group(dots, w, at, group, q, t * q.shape[1] + 16 * i, t, i, sums)
+            total = fma(to_f32(dots), mul(super_scale, splat1(scale, t * scale.shape[1] + x, ROWS)), total)
+        return total
 
     @inner
     def add_group(total, w, block, g, q, x, t, group, sums):
@@ -109,7 +106,7 @@ def _kernels_of(form: Coded) -> tuple[Any, Any]:
                     put_scaled(panel, i + 4, row, signed_high(high_nibbles(codes), above), factors)
                     above = fields(above, 2 * more)
 
-    return one, unpack
+    return products_of(add_block), unpack
 
 
 one_q5, unpack_q5 = _kernels_of(Q5())

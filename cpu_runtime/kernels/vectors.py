@@ -14,6 +14,8 @@ Numba has no arrays of 16-bit floats: kernels see them as `.view(np.uint16)`.
     load_i8(a, i, n)   load_i16                n bytes, n int16
     splat4(a, i, n)    splat2     splat1       4 bytes, 2 int16 or a float at a[i:], n times; splat1_i32, an int32
     prefetch(a, i)                             asks for a cache line
+    settled(i)                                 i, where it stands: LLVM keeps what was asked for before it ahead of
+                                               what is read at i
     read_only(a)                               the same array, so that mapped and owned memory compile to one code
 
 Each operation is declared with its NumPy meaning, which is what runs under NUMBA_DISABLE_JIT=1 and what tests hold
@@ -202,6 +204,14 @@ def prefetch(typing_context: Any, a: Any, i: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(a, types.intp), generate
+
+
+@operation(lambda i: i)
+def settled(typing_context: Any, i: Any) -> Any:
+    def build(b: ir.IRBuilder, i: ir.Value) -> ir.Value:
+        return b.call(ir.InlineAsm(ir.FunctionType(i.type, [i.type]), "", "=r,0", side_effect=True), [i])
+
+    return typed(types.intp, (types.intp,), build)
 
 
 @operation(lambda a: a)
