@@ -19,7 +19,7 @@ from quant.errors import ResourceError
 
 MIB = 1 << 20
 # What a process comes to hold beside weights, caches and the arrays of a chunk: see LOG.md.
-RESERVE = 544 * MIB
+RESERVE = 640 * MIB
 TOKENIZER_FILES = ("tokenizer.json", "tiktoken.model")
 _TOKENIZER = 10  # times its file's size, as it lies in memory
 _MARGIN = 16  # unless told otherwise, one part in so many of what is available is left to others, and at least this:

@@ -1,4 +1,5 @@
-"""The door to Numba: `kernel`, `inner`, `parallel_kernel`, `prange`, `set_threads`, `threads`, `cpu_features`.
+"""The door to Numba: `kernel`, `inner`, `function_of_its_own`, `parallel_kernel`, `prange`, `set_threads`, `threads`,
+`cpu_features`.
 
 Kernels carry no explicit signatures, because those compile at import: their types stand in the Shapes line of the
 docstring. Compiled code is kept on disk, so that each machine compiles once; Numba's cache already tells CPUs and
@@ -85,6 +86,11 @@ def inner(function: Callable[..., Any]) -> Any:
     different days would round differently, and run at different speeds.
     """
     return numba.njit(function, **{**_OPTIONS, "cache": False, "forceinline": True})
+
+
+def function_of_its_own(function: Callable[..., Any]) -> Any:
+    """Compile to be called by kernels: what is long and stands in several places takes memory and time in each."""
+    return numba.njit(function, **{**_OPTIONS, "cache": False, "forceinline": False})
 
 
 def parallel_kernel(function: Callable[..., Any]) -> Any:

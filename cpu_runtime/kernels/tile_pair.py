@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from cpu_runtime.kernels.vectors import fma, prefetch, settled, splat_f32, store_f32
+from cpu_runtime.kernels.vectors import apart, fma, prefetch, settled, splat_f32, store_f32
 from quant.formats import BLOCK, LINE, ROWS, SEGMENT
-from quant.jit import inner
+from quant.jit import function_of_its_own, inner
 
 SEGMENT_BLOCKS = SEGMENT // BLOCK
 _ZERO = np.float32(0)
@@ -55,8 +55,9 @@ def products_of(add_block: Any, super_scales: Any = None) -> Any:
     """
     begun, ended = (_going_on, _as_it_is) if super_scales is None else _by_segments(super_scales)
 
-    @inner
+    @function_of_its_own
     def products(w, at, size, count, blocks, q, scale, sums, t, out, o):
+        apart()
         half = (count + 1) // 2
         for n in range(half):
             m = min(half + n, count - 1)  # an odd one is computed twice

@@ -16,6 +16,7 @@ Numba has no arrays of 16-bit floats: kernels see them as `.view(np.uint16)`.
     prefetch(a, i)                             asks for a cache line
     settled(i)                                 i, where it stands: LLVM keeps what was asked for before it ahead of
                                                what is read at i
+    apart()                                    in a `function_of_its_own`: LLVM is not to inline it either
     read_only(a)                               the same array, so that mapped and owned memory compile to one code
 
 Each operation is declared with its NumPy meaning, which is what runs under NUMBA_DISABLE_JIT=1 and what tests hold
@@ -212,6 +213,15 @@ def settled(typing_context: Any, i: Any) -> Any:
         return b.call(ir.InlineAsm(ir.FunctionType(i.type, [i.type]), "", "=r,0", side_effect=True), [i])
 
     return typed(types.intp, (types.intp,), build)
+
+
+@operation(lambda: None)
+def apart(typing_context: Any) -> Any:
+    def generate(context: Any, b: ir.IRBuilder, signature: Any, values: Any) -> ir.Value:
+        b.function.attributes.add("noinline")
+        return context.get_dummy_value()
+
+    return types.void(), generate
 
 
 @operation(lambda a: a)
