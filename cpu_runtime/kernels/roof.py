@@ -7,7 +7,7 @@ import numpy as np
 from cpu_runtime.kernels.cpu import LANES, ZEN, ahead
 from cpu_runtime.kernels.integers import dot, pair_dot
 from cpu_runtime.kernels.share import new_counter, take
-from cpu_runtime.kernels.tile_pair import ask_before
+from cpu_runtime.kernels.upcoming import ask_before
 from cpu_runtime.kernels.vectors import (
     fma,
     load_f32,

@@ -14,7 +14,8 @@ from cpu_runtime.kernels.integers import (
     nibble_dot,
 )
 from cpu_runtime.kernels.packs import HALF
-from cpu_runtime.kernels.tile_pair import ask_before_half, products_of
+from cpu_runtime.kernels.tile_pair import products_of
+from cpu_runtime.kernels.upcoming import ask_before_half
 from cpu_runtime.kernels.vectors import (
     fma,
     load_bf16,

@@ -1,8 +1,7 @@
 """Tiles of a matrix times one token, two at a time: the loop that most of decoding is spent in.
 
 Memory brings two places at once faster than one: a CPU reads ahead within a page, and where one place comes to a page's
-end the other is still on its way. What is asked for ahead is asked for between the work on what was, and nowhere else:
-LLVM would rather ask for all of it at once, after everything else was read, which costs up to a quarter.
+end the other is still on its way.
 
 Shapes as in `tile.py`.
 """
@@ -13,27 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from cpu_runtime.kernels.vectors import apart, fma, prefetch, settled, splat_f32, store_f32
-from quant.formats import BLOCK, LINE, ROWS, SEGMENT
+from cpu_runtime.kernels.vectors import apart, fma, splat_f32, store_f32
+from quant.formats import BLOCK, ROWS, SEGMENT
 from quant.jit import function_of_its_own, inner
 
 SEGMENT_BLOCKS = SEGMENT // BLOCK
 _ZERO = np.float32(0)
-
-
-@inner
-def ask_before(w, at, first, last):
-    """`at`: before what is read there, the cache is asked for bytes `first` .. `last` - 1 from there on."""
-    for byte in range(first, last, LINE):
-        prefetch(w, at + byte)
-    return settled(at)
-
-
-@inner
-def ask_before_half(half, w, at, further, first_bytes, block_bytes):
-    """The same of one part, before a block's first half, and of the other before its second, of a block further on."""
-    first, last = (0, first_bytes) if half == 0 else (first_bytes, block_bytes)
-    return ask_before(w, at, further + first, further + last)
 
 
 @inner

@@ -10,7 +10,8 @@ import numpy as np
 from cpu_runtime.kernels.cpu import ahead
 from cpu_runtime.kernels.products import product_of
 from cpu_runtime.kernels.strip_panel import unpack_strip_of
-from cpu_runtime.kernels.tile_pair import ask_before, products_of
+from cpu_runtime.kernels.tile_pair import products_of
+from cpu_runtime.kernels.upcoming import ask_before
 from cpu_runtime.kernels.vectors import fma, load_f16, mul, splat1, splat_f32, store_f32, to_f32
 from quant.formats import LINE, Q4C, ROWS, STRIP
 from quant.jit import inner

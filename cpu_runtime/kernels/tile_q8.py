@@ -5,7 +5,8 @@ from __future__ import annotations
 from cpu_runtime.kernels.activations import too_much
 from cpu_runtime.kernels.cpu import OFFSET
 from cpu_runtime.kernels.integers import biased, dot
-from cpu_runtime.kernels.tile_pair import ask_before_half, products_of
+from cpu_runtime.kernels.tile_pair import products_of
+from cpu_runtime.kernels.upcoming import ask_before_half
 from cpu_runtime.kernels.vectors import (
     fma,
     load_f16,

@@ -22,7 +22,8 @@ from cpu_runtime.kernels.integers import (
     scaled_dot,
     spread,
 )
-from cpu_runtime.kernels.tile_pair import ask_before_half, products_of
+from cpu_runtime.kernels.tile_pair import products_of
+from cpu_runtime.kernels.upcoming import ask_before_half
 from cpu_runtime.kernels.vectors import (
     fma,
     load_f16,

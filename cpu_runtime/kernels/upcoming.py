@@ -1,6 +1,7 @@
 """Bytes that are read next, asked for little by little while others are at work.
 
-All at once they would come in no faster than memory does, and what is computed beside would wait for its own misses.
+All at once they would come in no faster than memory does, and what is computed beside would wait for its own misses. In
+the loop for a single token that costs up to a quarter, and LLVM would do it: after everything else that a round reads.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cpu_runtime.kernels.vectors import prefetch
+from cpu_runtime.kernels.vectors import prefetch, settled
 from quant.formats import LINE
 from quant.jit import inner
 
@@ -26,5 +27,24 @@ class Upcoming(NamedTuple):
 def ask(upcoming, step):
     """Let the cache fetch a share."""
     at = upcoming.at + step * upcoming.share
-    for line in range(at, at + upcoming.share, LINE):
-        prefetch(upcoming.w, line)
+    _ask(upcoming.w, at, at + upcoming.share)
+
+
+@inner
+def ask_before(w, at, first, last):
+    """`at`: before what is read there, the cache is asked for bytes `first` .. `last` - 1 from there on."""
+    _ask(w, at + first, at + last)
+    return settled(at)
+
+
+@inner
+def ask_before_half(half, w, at, further, first_bytes, block_bytes):
+    """The same of one part, before a block's first half, and of the other before its second, of a block further on."""
+    first, last = (0, first_bytes) if half == 0 else (first_bytes, block_bytes)
+    return ask_before(w, at, further + first, further + last)
+
+
+@inner
+def _ask(w, first, last):
+    for line in range(first, last, LINE):
+        prefetch(w, line)
