@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from cpu_runtime.drive import Drive
     from cpu_runtime.rates import Rate, Rates
 
-_KIND = 3  # of note: one of another kind is not understood
+_KIND = 4  # of note: one of another kind is not understood
 
 
 @dataclass(frozen=True)

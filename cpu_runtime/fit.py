@@ -18,6 +18,7 @@ from cpu_runtime.rates import Rates
 PROMPT = 1000  # tokens, before the first one of the answer
 PROCESS = 110 * MIB  # Python, NumPy and Numba, before a model is opened; assumed, as measured in LOG.md
 CALLS = 3  # kernels called for each product of a matrix: norms, rotations and sums between them; assumed
+PASSES = 2  # over a prompt's arrays in each layer, beside products: norms, rotations, sums, written and read; assumed
 STATE = 3  # products of a number of a recurrent state and each token: decayed, corrected, read
 FORESEEN = 0.87  # of the surest guesses at the next layer's experts, those that are right; as in the demo model
 
@@ -109,6 +110,7 @@ def _chunk(f: Footprint, rates: Rates, drive: Drive, start: int, tokens: int, he
         each = tokens * f.active / used
         rate = {work.format: rates.experts[work.format].products(each) for work in f.expert}
         compute += layers * sum(tokens * f.active * work.weights / rate[work.format] for work in f.expert)
+        compute += layers * tokens * PASSES * f.token_bytes / rates.read
     return max(compute, (1 - held) * used * sum(f.records) / drive.rate)
 
 

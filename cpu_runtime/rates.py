@@ -21,7 +21,7 @@ from quant.layout import RecordPart
 
 HIDDEN, WIDTH = 4096, 1024  # of the matrices and experts that are timed: those of large models, roughly
 COUNTS = (1, 4, 16, 64, 256)  # tokens that a matrix serves at once
-_BYTES, _PRODUCTS = 96 << 20, 1 << 31  # timed: weights, beyond any cache, but fewer where they serve many tokens
+_BYTES, _PRODUCTS = 512 << 20, 1 << 31  # timed: weights, beyond any cache, but fewer where they serve many tokens
 _ACTIVE = 8  # experts of a token
 _HEADS, _SHARE, _HEAD_SIZE, _DEEP, _DEPTH = 8, 4, 128, 8192, 1024  # of attention
 

@@ -29,7 +29,7 @@ def rates(home: Path) -> None:
     """This machine as if it had been measured, so that tests are quick and sums are easy."""
     rate = dict.fromkeys(FORMATS, {"one": 1e10, "many": [1e11] * 5})
     value = {
-        **{"kind": 3, "machine": machine.name(), "threads": 1, "folder": str(home / "models"), "date": DATE},
+        **{"kind": 4, "machine": machine.name(), "threads": 1, "folder": str(home / "models"), "date": DATE},
         "drive": {"rate": 2e9, "latency": 1e-4},
         "rates": {
             **{"threads": 1, "read": 2e10, "dot": 1e12, "cache": 1e10, "attention": 5e10, "launch": 1e-5},

@@ -63,7 +63,8 @@ def test_with_room_for_all(minimax: Footprint) -> None:
     # The padding of records is not read.
     read = minimax.always_bytes + 62 * 8 * sum(work.bytes for work in minimax.expert)
     assert found.decode == pytest.approx(1e10 / read)
-    assert found.first == pytest.approx(1000 * minimax.products / 1e11 + minimax.head.bytes / 1e10)
+    passes = 62 * 1000 * fit.PASSES * minimax.token_bytes / 1e10
+    assert found.first == pytest.approx(1000 * minimax.products / 1e11 + minimax.head.bytes / 1e10 + passes)
 
 
 def test_half_of_the_experts(minimax: Footprint) -> None:
