@@ -62,7 +62,10 @@ STREAMS = {
 
 @dataclass
 class DrawnRouter:
-    """Draws each token's experts: `kept` of the previous token's, the others anew; `trace` is all it has drawn."""
+    """Draws each token's experts: `kept` of the previous token's, the others anew; `trace` is all it has drawn.
+
+    It takes about as long as the router in whose place it stands.
+    """
 
     experts: int
     active: int
@@ -75,9 +78,10 @@ class DrawnRouter:
     def peek(self) -> np.ndarray:
         """What the next token's experts will be, [A]."""
         if self.following is None:
-            kept = self.random.permutation(self.last)[: self.kept]
-            others = np.setdiff1d(np.arange(self.experts), kept)
-            self.following = np.concatenate([kept, self.random.permutation(others)[: self.active - self.kept]])
+            kept = self.random.permutation(self.last)[: self.kept].tolist()
+            drawn = self.random.permutation(self.experts).tolist()
+            others = [expert for expert in drawn if expert not in kept]
+            self.following = np.array([*kept, *others[: self.active - self.kept]])
         return self.following
 
     def __call__(self, x: Activations) -> tuple[np.ndarray, np.ndarray]:
