@@ -10,6 +10,7 @@ import numpy as np
 from cpu_runtime.kernels.pages import PAGE, as_stored, write_rows
 from cpu_runtime.workspace import Workspace
 from quant.errors import ResourceError
+from quant.large_pages import in_large_pages
 
 
 class Pages:
@@ -64,4 +65,5 @@ def _reserved(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
             f"a window of {shape[0] * PAGE} tokens needs {size / 1e9:.1f} GB for one layer, which can't be reserved",
             hint="choose a smaller --ctx",
         ) from error
+    in_large_pages(memory)
     return np.frombuffer(memory, dtype).reshape(shape)

@@ -18,6 +18,7 @@ from cpu_runtime.kernels.vectors import (
     load_f32,
     mul,
     prefetch,
+    settled,
     splat1,
     splat_f32,
     store_f32,
@@ -201,9 +202,13 @@ def dot_few(queries, rows, stored, at, stride, seen, scores):
     Shapes: stored [..] f32, or u16 that holds float16; the first begins at element `at`; an odd `seen` reads one more
     """
     width = queries.shape[1]
-    for p in range(0, seen, 2):
-        k0, k1 = at + p * stride, at + (p + 1) * stride
-        ask_for(stored, k0 + _AHEAD * stride, 2 * stride)
+    half = (seen + 1) // 2  # memory brings two places at once faster than one
+    for p in range(half):
+        k0 = at + p * stride
+        ask_for(stored, k0 + _AHEAD * stride, stride)
+        ask_for(stored, k0 + (half + _AHEAD) * stride, stride)
+        k0 = settled(k0)
+        k1 = k0 + half * stride
         for r in range(0, rows, FEW):
             q0, q1, q2, q3 = r * width, (r + 1) * width, (r + 2) * width, (r + 3) * width
             x0 = x1 = x2 = x3 = y0 = y1 = y2 = y3 = splat_f32(_ZERO, LANES)
@@ -218,7 +223,7 @@ def dot_few(queries, rows, stored, at, stride, seen, scores):
                 q = load_f32(queries, q3 + i, LANES)
                 x3, y3 = fma(q, u, x3), fma(q, v, y3)
             _store_column(scores, p, r, sums_of(x0, x1, x2, x3))
-            _store_column(scores, p + 1, r, sums_of(y0, y1, y2, y3))
+            _store_column(scores, p + half, r, sums_of(y0, y1, y2, y3))
 
 
 @inner
@@ -245,9 +250,10 @@ def mix_few(weights, rows, stored, at, stride, seen, mixed):
                 b0, b1 = load_f32(mixed, b, LANES), load_f32(mixed, b + LANES, LANES)
                 c0, c1 = load_f32(mixed, c, LANES), load_f32(mixed, c + LANES, LANES)
                 d0, d1 = load_f32(mixed, d, LANES), load_f32(mixed, d + LANES, LANES)
+                upcoming = at + (start + STRETCH) * stride + i * STRETCH  # in the order of memory, not of columns
                 for p in range(start, end):
+                    prefetch(stored, upcoming + (p - start) * PAIR)
                     x = at + p * stride + i
-                    prefetch(stored, x + STRETCH * stride)
                     u, v = load(stored, x), load(stored, x + LANES)
                     w = splat1(weights, w0 + p, LANES)
                     a0, a1 = fma(w, u, a0), fma(w, v, a1)
