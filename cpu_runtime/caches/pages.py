@@ -18,7 +18,8 @@ class Pages:
 
     Shapes: rows [pages, heads, 256, size], zeros where nothing was written. Mapped memory is handed out, zeroed, when
     it is first touched, so that a wide window costs nothing until it is used and nothing is ever moved; pages follow
-    one another in order of position, so that what is touched is one run of memory. `stored` is the same for kernels.
+    one another in order of position, so that what is touched is one run of memory, taken 2 MiB at a time where the
+    system has such pages. `stored` is the same for kernels.
     """
 
     __slots__ = ("rows", "stored")
