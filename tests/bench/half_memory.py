@@ -64,7 +64,7 @@ STREAMS = {
 class DrawnRouter:
     """Draws each token's experts: `kept` of the previous token's, the others anew; `trace` is all it has drawn.
 
-    It takes about as long as the router in whose place it stands.
+    It takes no longer than the router in whose place it stands.
     """
 
     experts: int
