@@ -15,13 +15,13 @@ from cpu_runtime.experts.store import Group
 from cpu_runtime.kernels.attention import attend
 from cpu_runtime.layers.linear import Activations, Linear
 from cpu_runtime.layers.moe import MoE
-from cpu_runtime.roofs import filled, roofs, seconds
+from cpu_runtime.roofs import BEYOND_CACHES, filled, roofs, seconds
 from quant.formats import FORMATS, Format
 from quant.layout import RecordPart
 
 HIDDEN, WIDTH = 4096, 1024  # of the matrices and experts that are timed: those of large models, roughly
 COUNTS = (1, 4, 16, 64, 256)  # tokens that a matrix serves at once
-_BYTES, _PRODUCTS = 512 << 20, 1 << 31  # timed: weights, beyond any cache, but fewer where they serve many tokens
+_PRODUCTS = 1 << 31  # timed at most: fewer weights where they serve many tokens
 _ACTIVE = 8  # experts of a token
 _HEADS, _SHARE, _HEAD_SIZE, _DEEP, _DEPTH = 8, 4, 128, 8192, 1024  # of attention
 
@@ -135,7 +135,7 @@ class _Held:
 
 
 def _weights(form: Format, tokens: int) -> float:
-    return min(8 * _BYTES / form.bits_per_weight(16, HIDDEN), _PRODUCTS / tokens)
+    return min(8 * BEYOND_CACHES / form.bits_per_weight(16, HIDDEN), _PRODUCTS / tokens)
 
 
 def _record(form: Format) -> tuple[np.ndarray, dict[str, RecordPart]]:

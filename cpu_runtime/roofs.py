@@ -14,13 +14,13 @@ import numpy as np
 from cpu_runtime.kernels.roof import ROWS, SLICES, TOKENS, int8_products, sum_words
 from quant.formats import Format, Matrix
 
-_READ_BYTES = 512 << 20  # many times any cache
+BEYOND_CACHES = 512 << 20  # bytes that no cache keeps; the last ones of servers have 480 MB
 _DEPTH = 1024  # inputs of the int8 products: 16 KB of weights and 4 KB of inputs stay in the first cache
 
 
 def roofs() -> tuple[float, float]:
     """(bytes a second read from memory, int8 products a second) on the threads that are set."""
-    return read_rate(np.full(_READ_BYTES // 8, 1, np.int64)), dot_rate()
+    return read_rate(np.full(BEYOND_CACHES // 8, 1, np.int64)), dot_rate()
 
 
 def read_rate(words: np.ndarray) -> float:

@@ -13,7 +13,7 @@ from tests.command import check_error, moe, started
 from tests.conftest import DEMO, FIXTURES, Quantized
 
 SHORT = ("-r", "2", "-t", "1")
-SMALL = "import cpu_runtime.roofs\ncpu_runtime.roofs._READ_BYTES = 1 << 22"  # memory's rate, found in no time
+SMALL = "import cpu_runtime.roofs\ncpu_runtime.roofs.BEYOND_CACHES = 1 << 22"  # memory's rate, found in no time
 
 
 def test_a_row_for_each_test(quantized: Quantized, home: Path) -> None:

@@ -19,8 +19,8 @@ from tests.published import DEEPSEEK_R1, PUBLISHED, WEIGHTS, scaled
 DATE = "2026-01-02T03:04+00:00"
 SMALL = """
 from cpu_runtime import rates, roofs
-rates.HIDDEN, rates.WIDTH, rates._BYTES, rates._PRODUCTS, rates._DEEP = 512, 128, 1 << 20, 1 << 22, 512
-roofs._READ_BYTES = 1 << 22
+rates.HIDDEN, rates.WIDTH, rates.BEYOND_CACHES, rates._PRODUCTS, rates._DEEP = 512, 128, 1 << 20, 1 << 22, 512
+roofs.BEYOND_CACHES = 1 << 22
 """  # what is measured, so that it takes no time; quick it must be, not true
 
 

@@ -14,7 +14,7 @@ from tests.conftest import DEMO, Quantized
 
 
 def test_all_that_layers_do_has_a_rate(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rates, "_BYTES", 1 << 20)
+    monkeypatch.setattr(rates, "BEYOND_CACHES", 1 << 20)
     monkeypatch.setattr(rates, "_PRODUCTS", 1 << 24)
     monkeypatch.setattr(rates, "roofs", lambda: (2e10, 1e12))
     found = rates.rates(1, ("q4", "bf16"))
