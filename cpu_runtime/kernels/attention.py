@@ -21,9 +21,9 @@ from cpu_runtime.kernels.rows import (
     MANY,
     PAIR,
     STEP,
-    STRETCH,
     STRIP,
-    ask_for,
+    ask_for_dots,
+    ask_for_mix,
     dot_few,
     dot_tile,
     laid_out,
@@ -157,35 +157,39 @@ def _attend_pages(
         last = min(token + group, tokens)
         first = page * PAGE
         seen = min(PAGE, start + last - first)
-        if seen > 0:
-            # Rows are (token, query head) pairs.
-            count = (last - token) * n
-            for row in range(count):
-                at = ((token + row // n) * heads + head + row % n) * size
-                scaled_copy(q, at, size, scale, queries, row * queries.shape[1])
-            rows = up(count, FEW if few else MANY)
-            place = (page * kv_heads + kv_head) * PAGE
-            k, v = place * k_stride, place * v_stride
-            if few:
-                dot_few(queries, rows, keys, k, k_stride, seen, scores)
-                ask_for(values, v, min(seen, STRETCH) * v_stride)
-            else:
-                _dot_page(queries, rows, keys, k, k_stride, size, seen, k_tile, scores)
-            for row in range(rows):
-                t, h = token + row // n, head + row % n
-                visible = max(0, min(seen, start + t + 1 - first)) if row < count else 0
-                peak, weight = _exponentials(scores, row, visible, seen)
-                if row < count:
-                    largest[t, h, page], total[t, h, page] = peak, weight
-            mixed[:rows] = _ZERO
-            if few:
-                mix_few(scores, rows, values, v, v_stride, seen, mixed)
-            else:
-                _mix_page(scores, rows, values, v, v_stride, value_size, seen, v_tile, mixed)
-            for row in range(count):
-                to = (((token + row // n) * heads + head + row % n) * pages + page) * value_size
-                scaled_copy(mixed, row * mixed.shape[1], value_size, _ONE, answer, to)
+        if seen <= 0:
+            item = take(counter, 1)
+            continue
+        # Rows are (token, query head) pairs.
+        count = (last - token) * n
+        for row in range(count):
+            at = ((token + row // n) * heads + head + row % n) * size
+            scaled_copy(q, at, size, scale, queries, row * queries.shape[1])
+        rows = up(count, FEW if few else MANY)
+        place = (page * kv_heads + kv_head) * PAGE
+        k, v = place * k_stride, place * v_stride
+        if few:
+            dot_few(queries, rows, keys, k, k_stride, seen, scores)
+        else:
+            _dot_page(queries, rows, keys, k, k_stride, size, seen, k_tile, scores)
         item = take(counter, 1)
+        if few:  # so that memory is at work while scores become weights, and when the next item begins
+            ask_for_mix(values, v, v_stride, seen)
+            ask_for_dots(keys, item // (groups * blocks) * PAGE * k_stride, k_stride)
+        for row in range(rows):
+            t, h = token + row // n, head + row % n
+            visible = max(0, min(seen, start + t + 1 - first)) if row < count else 0
+            peak, weight = _exponentials(scores, row, visible, seen)
+            if row < count:
+                largest[t, h, page], total[t, h, page] = peak, weight
+        mixed[:rows] = _ZERO
+        if few:
+            mix_few(scores, rows, values, v, v_stride, seen, mixed)
+        else:
+            _mix_page(scores, rows, values, v, v_stride, value_size, seen, v_tile, mixed)
+        for row in range(count):
+            to = (((token + row // n) * heads + head + row % n) * pages + page) * value_size
+            scaled_copy(mixed, row * mixed.shape[1], value_size, _ONE, answer, to)
 
 
 @inner

@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from cpu_runtime.kernels.cpu import LANES
+from cpu_runtime.kernels.pages import PAGE
 from cpu_runtime.kernels.reductions import lane, sums_of
 from cpu_runtime.kernels.vectors import (
     fma,
@@ -18,6 +19,7 @@ from cpu_runtime.kernels.vectors import (
     load_f32,
     mul,
     prefetch,
+    prefetch_all,
     settled,
     splat1,
     splat_f32,
@@ -27,14 +29,14 @@ from quant.jit import inner
 
 PAIR, STEP = 2 * LANES, 4 * LANES  # columns that `mix_few` and `mix_tile` work on at once
 FEW = 4  # rows that share the loads of cached rows: 8 sums in registers
-FEW_ROWS = 8  # at most, that are better served so
+FEW_ROWS = 16  # at most, that are better served so
 MANY = 3  # rows that share the loads of a tile: 12 sums in registers
 STRIP = 16 * LANES  # columns of values mixed at a time
 _TILE = 32 * 16 * LANES  # numbers of a tile: 16 KB, half of the first cache
 _POSITIONS = 4  # positions that share the loads of queries
-STRETCH = 32  # positions mixed by a few rows at a time
+_STRETCH = 32  # positions mixed by a few rows at a time
+_TWO = 2 * _STRETCH  # stretches that are asked for while two others are mixed
 _AHEAD = 8  # positions asked for before they are multiplied by a few rows
-_LINE = 64  # bytes
 _ZERO = np.float32(0)
 # A float16 moved to a float32's place is 2**112 too small: the exponents' biases are 15 and 127.
 _SIGN, _MAGNITUDE, _REBIAS = np.uint32(0x8000), np.uint32(0x7FFF), np.float32(2.0**112)
@@ -189,13 +191,6 @@ def _store4(out, at, first, second, third, fourth):
 
 
 @inner
-def ask_for(stored, at, count):
-    """Let the cache fetch `count` elements from `at` on."""
-    for i in range(at, at + count, _LINE // stored.itemsize):
-        prefetch(stored, i)
-
-
-@inner
 def dot_few(queries, rows, stored, at, stride, seen, scores):
     """scores[r, p] = queries[r] . the p-th of `seen` stored rows, for the first `rows` rows, a multiple of FEW.
 
@@ -205,8 +200,8 @@ def dot_few(queries, rows, stored, at, stride, seen, scores):
     half = (seen + 1) // 2  # memory brings two places at once faster than one
     for p in range(half):
         k0 = at + p * stride
-        ask_for(stored, k0 + _AHEAD * stride, stride)
-        ask_for(stored, k0 + (half + _AHEAD) * stride, stride)
+        for upcoming in (k0 + _AHEAD * stride, k0 + (half + _AHEAD) * stride):
+            prefetch_all(stored, upcoming, upcoming + stride)
         k0 = settled(k0)
         k1 = k0 + half * stride
         for r in range(0, rows, FEW):
@@ -227,10 +222,23 @@ def dot_few(queries, rows, stored, at, stride, seen, scores):
 
 
 @inner
+def ask_for_dots(stored, at, stride):
+    """Let the cache fetch what `dot_few` begins with on a whole page: it asks for what comes after."""
+    for first in (at, at + PAGE // 2 * stride):
+        prefetch_all(stored, first, first + _AHEAD * stride)
+
+
+@inner
 def _store_column(scores, column, r, sums):
     """Put the four sums below one another."""
     scores[r, column], scores[r + 1, column] = lane(sums, 0), lane(sums, 1)
     scores[r + 2, column], scores[r + 3, column] = lane(sums, 2), lane(sums, 3)
+
+
+@inner
+def ask_for_mix(stored, at, stride, seen):
+    """Let the cache fetch what `mix_few` begins with: it asks for what comes after."""
+    prefetch_all(stored, at, at + min(seen, _TWO) * stride)
 
 
 @inner
@@ -240,8 +248,13 @@ def mix_few(weights, rows, stored, at, stride, seen, mixed):
     Shapes: as in `dot_few`; mixed has a multiple of 2 LANES columns
     """
     width, places = mixed.shape[1], weights.shape[1]
-    for start in range(0, seen, STRETCH):
-        end = min(start + STRETCH, seen)
+    share = PAIR * FEW // (2 * rows)  # numbers asked for at a step: all steps of two stretches ask for the next two
+    for start in range(0, seen, _STRETCH):
+        end = min(start + _STRETCH, seen)
+        if start % _TWO == 0:
+            upcoming = at + (start + _TWO) * stride
+            if start + _TWO >= seen:
+                upcoming, share = at + start * stride, 0  # these again, which costs nothing
         for r in range(0, rows, FEW):
             w0, w1, w2, w3 = r * places, (r + 1) * places, (r + 2) * places, (r + 3) * places
             for i in range(0, width, PAIR):
@@ -250,9 +263,9 @@ def mix_few(weights, rows, stored, at, stride, seen, mixed):
                 b0, b1 = load_f32(mixed, b, LANES), load_f32(mixed, b + LANES, LANES)
                 c0, c1 = load_f32(mixed, c, LANES), load_f32(mixed, c + LANES, LANES)
                 d0, d1 = load_f32(mixed, d, LANES), load_f32(mixed, d + LANES, LANES)
-                upcoming = at + (start + STRETCH) * stride + i * STRETCH  # in the order of memory, not of columns
                 for p in range(start, end):
-                    prefetch(stored, upcoming + (p - start) * PAIR)
+                    # In the order of memory, not of columns, and in two places in turns.
+                    prefetch(stored, upcoming + (p - start) * share + (p & 1) * _STRETCH * stride)
                     x = at + p * stride + i
                     u, v = load(stored, x), load(stored, x + LANES)
                     w = splat1(weights, w0 + p, LANES)
@@ -271,3 +284,4 @@ def mix_few(weights, rows, stored, at, stride, seen, mixed):
                 store_f32(mixed, c + LANES, c1)
                 store_f32(mixed, d, d0)
                 store_f32(mixed, d + LANES, d1)
+                upcoming += _STRETCH * share

@@ -10,8 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cpu_runtime.kernels.vectors import prefetch, settled
-from quant.formats import LINE
+from cpu_runtime.kernels.vectors import prefetch_all, settled
 from quant.jit import inner
 
 
@@ -27,13 +26,13 @@ class Upcoming(NamedTuple):
 def ask(upcoming, step):
     """Let the cache fetch a share."""
     at = upcoming.at + step * upcoming.share
-    _ask(upcoming.w, at, at + upcoming.share)
+    prefetch_all(upcoming.w, at, at + upcoming.share)
 
 
 @inner
 def ask_before(w, at, first, last):
-    """`at`: before what is read there, the cache is asked for bytes `first` .. `last` - 1 from there on."""
-    _ask(w, at + first, at + last)
+    """`at`: before what is read there, the cache is asked for elements `first` .. `last` - 1 from there on."""
+    prefetch_all(w, at + first, at + last)
     return settled(at)
 
 
@@ -42,9 +41,3 @@ def ask_before_half(half, w, at, further, first_bytes, block_bytes):
     """The same of one part, before a block's first half, and of the other before its second, of a block further on."""
     first, last = (0, first_bytes) if half == 0 else (first_bytes, block_bytes)
     return ask_before(w, at, further + first, further + last)
-
-
-@inner
-def _ask(w, first, last):
-    for line in range(first, last, LINE):
-        prefetch(w, line)

@@ -14,6 +14,7 @@ Numba has no arrays of 16-bit floats: kernels see them as `.view(np.uint16)`.
     load_i8(a, i, n)   load_i16                n bytes, n int16
     splat4(a, i, n)    splat2     splat1       4 bytes, 2 int16 or a float at a[i:], n times; splat1_i32, an int32
     prefetch(a, i)                             asks for a cache line
+    prefetch_all(a, i, j)                      asks for those of a[i:j]
     settled(i)                                 i, where it stands: LLVM keeps what was asked for before it ahead of
                                                what is read at i
     apart()                                    in a `function_of_its_own`: LLVM is not to inline it either
@@ -30,7 +31,7 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba.core import types
+from numba.core import cgutils, types
 from numba.core.extending import intrinsic, models, register_model
 
 from cpu_runtime.kernels.cpu import LOCALITY, LOWERING
@@ -47,6 +48,7 @@ from cpu_runtime.kernels.lowering import (
     splat,
     vector,
 )
+from quant.formats import LINE
 from quant.jit import DISABLED, cpu_features
 
 _ELEMENTS = {"i8": I8, "i16": I16, "i32": I32, "f32": F32}
@@ -200,11 +202,28 @@ store_i32 = operation(_writer(np.int32))(_named("store_i32", _store("i32", _as_i
 @operation(lambda a, i: None)
 def prefetch(typing_context: Any, a: Any, i: Any) -> Any:
     def generate(context: Any, b: ir.IRBuilder, signature: Any, values: Any) -> ir.Value:
-        pointer = _pointer(context, b, signature.args[0], values[0], values[1], I8)
-        call(b, "llvm.prefetch.p0", ir.VoidType(), pointer, I32(0), I32(LOCALITY), I32(1))  # data, to be read
+        _ask_for(b, _pointer(context, b, signature.args[0], values[0], values[1], I8))
         return context.get_dummy_value()
 
     return types.void(a, types.intp), generate
+
+
+def _ask_for(b: ir.IRBuilder, pointer: ir.Value) -> None:
+    call(b, "llvm.prefetch.p0", ir.VoidType(), pointer, I32(0), I32(LOCALITY), I32(1))  # data, to be read
+
+
+@operation(lambda a, i, j: None)
+def prefetch_all(typing_context: Any, a: Any, i: Any, j: Any) -> Any:
+    """One operation, as a loop of a kernel's would count references to the array in each round."""
+
+    def generate(context: Any, b: ir.IRBuilder, signature: Any, values: Any) -> ir.Value:
+        kind, (array, first, last) = signature.args[0], values
+        step = ir.Constant(first.type, LINE // (kind.dtype.bitwidth // 8))
+        with cgutils.for_range_slice(b, first, last, step) as (at, _):
+            _ask_for(b, _pointer(context, b, kind, array, at, I8))
+        return context.get_dummy_value()
+
+    return types.void(a, types.intp, types.intp), generate
 
 
 @operation(lambda i: i)
