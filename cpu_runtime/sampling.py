@@ -11,6 +11,10 @@ import numpy as np
 
 from quant.errors import MoeError, UsageError
 
+_BLOCK = 256  # logits
+_COLDEST = 1e-30  # temperature that a float32 can be divided by
+_SLACK = 1e-3  # of a logit: a floor is not to be above what it stands for
+
 
 @dataclass(frozen=True)
 class SamplingParams:
@@ -86,10 +90,9 @@ class Sampler:
             raise MoeError("the model computed a value that is not a number", hint="check it with: moe show --verify")
         if p.temperature == 0 or p.top_k == 1:
             return best
-        ids, probability = self._candidates(logits)
-        return int(
-            ids[np.searchsorted(np.cumsum(probability), self._random.random() * probability.sum(), side="right")]
-        )
+        ids, probability = self.candidates(logits)
+        below = np.cumsum(probability)
+        return int(ids[np.searchsorted(below, self._random.random() * below[-1], side="right")])
 
     def _penalised(self, logits: np.ndarray, history: Sequence[int]) -> np.ndarray:
         p = self._params
@@ -103,18 +106,38 @@ class Sampler:
         logits[ids] = seen - p.presence_penalty - p.frequency_penalty * counts
         return logits
 
-    def _candidates(self, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(ids, probabilities) that survive the filters, likeliest first, lower ids first among equals."""
-        p = self._params
-        ids = np.arange(logits.size)
-        if 0 < p.top_k < logits.size:
-            ids = np.argpartition(-logits, p.top_k - 1)[: p.top_k]
-        elif p.min_p > 0:  # cheap, and leaves few to sort: what is below the floor can't survive
-            ids = np.flatnonzero(logits >= logits.max() + p.temperature * np.log(p.min_p))
-        ids = ids[np.lexsort((ids, -logits[ids]))]
+    def candidates(self, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(ids, probabilities) that survive the filters, likeliest first, lower ids first among equals.
+
+        Shapes: logits [V] f32 -> [N] i64, [N] f64 that sum to 1.
+        """
+        p, best = self._params, float(logits.max())
         with np.errstate(over="ignore"):  # a temperature near 0: all but the likeliest fall to 0
-            probability = np.exp((logits[ids].astype(np.float64) - logits[ids[0]]) / p.temperature)
-        probability /= probability.sum()
+            # Sorting a large vocabulary takes as long as a small model's token; few of it can survive.
+            if 0 < p.top_k < logits.size:
+                total, floor = None, _reached_by(logits, p.top_k)
+            else:
+                total = self._total(logits, best) if p.top_p < 1 else None
+                # Ids below this share of the likeliest's probability have less than 1 - top_p together.
+                share = max(p.min_p, 0.0 if total is None else (1 - p.top_p) * total / logits.size)
+                floor = best + p.temperature * np.log(share) - _SLACK if share > 0 else -np.inf
+            ids = np.flatnonzero(logits >= floor)
+            ids = ids[np.lexsort((ids, -logits[ids]))][: p.top_k or None]
+            probability = np.exp((logits[ids].astype(np.float64) - best) / p.temperature)
+        probability /= probability.sum() if total is None else total
         before = np.cumsum(probability) - probability
         keep = (before < p.top_p) & (probability >= p.min_p * probability[0])
-        return ids[keep], probability[keep]
+        return ids[keep], probability[keep] / probability[keep].sum()
+
+    def _total(self, logits: np.ndarray, best: float) -> np.float64:
+        """The sum of all tokens' probabilities, where that of the likeliest is 1."""
+        coldness = np.float32(1 / max(self._params.temperature, _COLDEST))
+        sum_: np.float64 = np.exp((logits - np.float32(best)) * coldness).sum(dtype=np.float64)
+        return sum_
+
+
+def _reached_by(logits: np.ndarray, count: int) -> float:
+    """A number that at least `count` logits reach, and few others: the least of as many blocks' largest."""
+    blocks = logits.size // _BLOCK
+    among = logits[: blocks * _BLOCK].reshape(blocks, _BLOCK).max(axis=1) if blocks >= count else logits
+    return float(np.partition(among, among.size - count)[among.size - count])

@@ -213,3 +213,15 @@ def divergence(base: np.ndarray, logits: np.ndarray, targets: np.ndarray) -> np.
     with np.errstate(invalid="ignore"):  # 0 log 0
         terms = np.where(p == -np.inf, 0, np.exp(p) * (p - q))
     return np.stack((terms.sum(1), -p[at, targets], -q[at, targets], base.argmax(1) == logits.argmax(1)), axis=1)
+
+
+def candidates(
+    logits: np.ndarray, temperature: float, top_k: int, top_p: float, min_p: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """(ids, probabilities) that pass one filter after another, likeliest first, lower ids first among equals."""
+    ids = np.argsort(-logits.astype(np.float64), kind="stable")[: top_k or None]
+    probability = softmax(logits[ids].astype(np.float64) / temperature)
+    likely = np.cumsum(probability) - probability < top_p
+    ids, probability = ids[likely], probability[likely]
+    enough = probability >= min_p * probability[0]
+    return ids[enough], probability[enough] / probability[enough].sum()

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from cpu_runtime import SamplingParams
 from cpu_runtime.sampling import Sampler
 from quant.errors import MoeError, UsageError
+from tests import reference
 
 LOGITS = np.array([1.0, 3.0, 2.0, 3.0, -5.0, 0.5], np.float32)
 
@@ -39,6 +40,22 @@ def test_temperature_0_takes_the_first_of_the_likeliest() -> None:
 )
 def test_filters(filters: dict[str, float], left: set[int]) -> None:
     assert draw(SamplingParams(**{"min_p": 0.0, "seed": 1, **filters})) == left  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("size", [40, 700, 20_003])
+@pytest.mark.parametrize("temperature", [0.05, 0.6, 1.5])
+@pytest.mark.parametrize("top_k", [0, 1, 2, 20, 100, 30_000])
+@pytest.mark.parametrize(("top_p", "min_p"), [(1, 0), (1, 0.05), (0.95, 0), (0.95, 0.05), (0.5, 0.9), (0.999, 1e-4)])
+def test_few_are_sorted_and_none_is_missed(
+    size: int, temperature: float, top_k: int, top_p: float, min_p: float
+) -> None:
+    logits = np.random.default_rng(size).standard_normal(size).astype(np.float32) * 3
+    logits[size // 2 :: 7] = logits[size // 2]  # equals
+    params = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+    ids, probability = Sampler(params, size).candidates(logits)
+    expected, probabilities = reference.candidates(logits, temperature, top_k, top_p, min_p)
+    np.testing.assert_array_equal(ids, expected)
+    np.testing.assert_allclose(probability, probabilities, rtol=1e-5)
 
 
 def test_frequencies_are_probabilities() -> None:
