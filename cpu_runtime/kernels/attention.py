@@ -138,6 +138,7 @@ def _attend_pages(
     k_stride, v_stride = strides
     share = heads // kv_heads
     blocks, groups = (share + block - 1) // block, (tokens + group - 1) // group
+    parts = blocks * groups  # items that read one head of a page
     few = block * group <= FEW_ROWS and size % LANES == 0 and value_size % PAIR == 0
     item = take(counter, 1)
     if item >= items:
@@ -151,7 +152,8 @@ def _attend_pages(
     v_tile, desk = laid_out(desk, tile_positions(columns, TILE), columns)
     queries[:] = _ZERO
     while item < items:
-        page, kv_head = item // (kv_heads * groups * blocks), item // (groups * blocks) % kv_heads
+        place = item // parts
+        page, kv_head = place // kv_heads, place % kv_heads
         token, b = item // blocks % groups * group, item % blocks
         head, n = kv_head * share + b * block, min(block, share - b * block)
         last = min(token + group, tokens)
@@ -166,8 +168,7 @@ def _attend_pages(
             at = ((token + row // n) * heads + head + row % n) * size
             scaled_copy(q, at, size, scale, queries, row * queries.shape[1])
         rows = up(count, FEW if few else MANY)
-        place = (page * kv_heads + kv_head) * PAGE
-        k, v = place * k_stride, place * v_stride
+        k, v = place * PAGE * k_stride, place * PAGE * v_stride
         if few:
             dot_few(queries, rows, keys, k, k_stride, seen, scores)
         else:
@@ -175,7 +176,7 @@ def _attend_pages(
         item = take(counter, 1)
         if few:  # so that memory is at work while scores become weights, and when the next item begins
             ask_for_mix(values, v, v_stride, seen)
-            ask_for_dots(keys, item // (groups * blocks) * PAGE * k_stride, k_stride)
+            ask_for_dots(keys, item // parts * PAGE * k_stride, k_stride)
         for row in range(rows):
             t, h = token + row // n, head + row % n
             visible = max(0, min(seen, start + t + 1 - first)) if row < count else 0

@@ -31,7 +31,7 @@ def ask(upcoming, step):
 
 @inner
 def ask_before(w, at, first, last):
-    """`at`: before what is read there, the cache is asked for elements `first` .. `last` - 1 from there on."""
+    """`at`: before what is read there, the cache is asked for bytes `first` .. `last` - 1 from there on."""
     prefetch_all(w, at + first, at + last)
     return settled(at)
 
