@@ -15,7 +15,8 @@ from cpu_runtime.experts.kernel_queue import KernelQueue
 from cpu_runtime.experts.record_file import RecordFile
 from cpu_runtime.kernels.rouse import rouse
 
-READERS = 8  # threads, where the kernel takes no queue of reads: what it takes to keep an NVMe drive busy
+READERS = 8  # threads that read through the operating system's cache, which takes processors as well as the drive
+_DIRECT_READERS = 2  # for each drive, which more would share: their records would all come late
 _AWAKE = 2e-3  # seconds, of waiting for a read: longer ones lose little by waking threads
 _TAKEN = 1e-3  # seconds in which threads don't meet: another program has a core, ..
 _LEFT_ALONE = 0.2  # .. and for so many is not to be kept from it
@@ -83,9 +84,11 @@ class QueuedReads:
         rouse()  # compiled, or from the cache, before anything is waited for
 
     def start(self, reads: Sequence[Read]) -> None:
-        """Begin these: one system call for all of them."""
+        """Begin these: one system call for all of a drive's."""
         self._under_way.update((read.slot, read) for read in reads)
-        self._queue.submit([(read.slot, *self._file(read).place(read.expert), self._into(read)) for read in reads])
+        for copy in range(len(self._copies)):
+            here = [read for read in reads if read.copy == copy]
+            self._queue.submit([(read.slot, *self._file(read).place(read.expert), self._into(read)) for read in here])
 
     def ended(self, *, wait: bool, awake: bool = False) -> list[Read]:
         """See `Reads`; what came short is read again, which says what is wrong if something is."""
@@ -129,7 +132,8 @@ class ThreadedReads:
         self._copies = copies
         self._arena = arena
         self._unchecked = unchecked
-        self._pool = ThreadPoolExecutor(READERS, thread_name_prefix="moe-read")
+        readers = _DIRECT_READERS * len(copies) if all_direct(copies) else READERS
+        self._pool = ThreadPoolExecutor(readers, thread_name_prefix="moe-read")
         self._done: SimpleQueue[tuple[Read, BaseException | None]] = SimpleQueue()
 
     def start(self, reads: Sequence[Read]) -> None:

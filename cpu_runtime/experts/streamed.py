@@ -20,11 +20,8 @@ from quant.container import ExpertRecords, QuantizedModel
 from quant.jit import threads
 from quant.layout import PAGE
 
-# Bytes under way for a token, which keep an NVMe drive busy. Reads share the drive and end together, so that with more
-# of them the first expert arrives as late as the last, and nothing is computed meanwhile.
-UNDER_WAY = 5 << 20
+UNDER_WAY = 10  # records: what a token misses of a layer; of a prompt's, more would push out what later layers find
 GUESSES = 3  # read for a token at most: what a drive does while the last experts and the next attention are computed
-PROMPT_UNDER_WAY = 8  # records for a prompt, which computes long on each: more would push out what later layers find
 
 
 @dataclass
@@ -172,8 +169,8 @@ class StreamedExperts:
     def _start(self, call: _Call) -> None:
         """Begin to read what the call misses, then what is guessed, as far as there is room beside what is in use."""
         begun: list[Read] = []
-        most = max(2, -(-UNDER_WAY // self._record_bytes(call.layer))) if call.tokens == 1 else PROMPT_UNDER_WAY
-        while (call.missing or self._may_guess(call)) and len(self._reading) < most * len(self._copies):
+        most = UNDER_WAY * len(self._copies)
+        while (call.missing or self._may_guess(call)) and len(self._reading) < most:
             slot = self._room()
             if slot is None:
                 break
