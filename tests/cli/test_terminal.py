@@ -57,8 +57,7 @@ def test_chat(quantized: Quantized, home: Path) -> None:
     terminal.type("\x03")
     terminal.wait_for(">>> ")
     terminal.type("\x1b[200~Who\nare you?\x1b[201~\r")  # a paste of two lines
-    terminal.wait_for("demo model of moe")
-    terminal.wait_for("stop ]")
+    terminal.wait_for("stop ]")  # what it answers depends on how much was said before Ctrl-C
     terminal.wait_for(">>> ")
     terminal.type("/bye\r")
     assert terminal.exit_code() == 0
@@ -66,6 +65,7 @@ def test_chat(quantized: Quantized, home: Path) -> None:
     assert [m["role"] for m in saved] == ["user", "assistant"] * 3
     assert saved[0]["content"] == "What is 4\n+ 5?"
     assert saved[4]["content"] == "Who\nare you?"
+    assert saved[5]["content"]
     assert (home / "history").stat().st_mode & 0o777 == 0o600
 
 
