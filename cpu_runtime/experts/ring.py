@@ -9,6 +9,7 @@ import os
 import struct
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 _SETUP, _ENTER = 425, 426  # system calls, by the same numbers on every processor
@@ -88,22 +89,15 @@ class Ring:
         """Wait for every part that has begun, and give the ring back."""
         if self._descriptor < 0:
             return
-        while self._begun.value != self._ended.value:
-            self.completed()
-            try:
+        self.completed()
+        while self._begun.value != self._ended.value:  # asked after taking: to wait after the last would be for ever
+            with suppress(InterruptedError):
                 self.wait()
-            except InterruptedError:
-                continue
+            self.completed()
         descriptor, self._descriptor = self._descriptor, -1
         os.close(descriptor)
-        del (
-            self._entries,
-            self._events,
-            self._begun,
-            self._asked,
-            self._taken,
-            self._ended,
-        )  # mapped as long as these are
+        # What is mapped stays so as long as any of these is.
+        del self._entries, self._events, self._begun, self._asked, self._taken, self._ended
 
     def _enter(self, *, begin: int, wait: int) -> None:
         counts = ctypes.c_long(begin), ctypes.c_long(wait), ctypes.c_long(_WAIT if wait else 0)

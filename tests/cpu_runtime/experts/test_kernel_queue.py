@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from threading import Thread
+from time import sleep
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 
 from cpu_runtime.experts.arena import Arena
 from cpu_runtime.experts.kernel_queue import ABREAST, KernelQueue
+from cpu_runtime.experts.ring import Ring
 from quant.layout import PAGE
 
 SIZE = 250 * PAGE  # of a record: parts of unequal size
@@ -94,3 +97,22 @@ def test_closing_waits_for_what_is_under_way(file: File) -> None:
     assert np.array_equal(arena.records.reshape(-1), file.content[: COUNT * SIZE])
     queue.close()
     assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_closing_ends_where_the_last_read_does_meanwhile(
+    queue: KernelQueue, file: File, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = Ring.completed
+
+    def late(ring: Ring) -> list[tuple[int, int]]:
+        while ring._begun.value != ring._ended.value:
+            sleep(0.001)
+        return taken(ring)
+
+    monkeypatch.setattr(Ring, "completed", late)
+    arena = Arena(COUNT, SIZE)
+    queue.submit([(n, file.descriptor, n * SIZE, arena.slot(n, SIZE)) for n in range(COUNT)])
+    closing = Thread(target=queue.close, daemon=True)
+    closing.start()
+    closing.join(60)
+    assert not closing.is_alive()
