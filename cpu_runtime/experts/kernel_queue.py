@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import numpy as np
 
@@ -19,7 +20,7 @@ _ENTRIES = 128
 class KernelQueue:
     """Reads that are begun by one call and end on their own; raises OSError where the system has no such queue.
 
-    Only files opened for direct reads are read in the background. What a read writes to must outlive it: `close` waits.
+    Only direct reads are sure to go on in the background. What a read writes to must outlive it: `close` waits.
     """
 
     def __init__(self) -> None:
@@ -53,10 +54,8 @@ class KernelQueue:
                     found.append((name, self._bytes.pop(name)))
             if found or not wait:
                 return found
-            try:
+            with suppress(InterruptedError):  # a signal's handler has run, and may raise another
                 self._ring.wait()
-            except InterruptedError:
-                continue  # a signal's handler runs here, and may raise
 
     def close(self) -> None:
         """Wait for every read under way, and give the queue back."""
