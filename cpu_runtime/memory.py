@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cpu_runtime import heap
 from cpu_runtime.cgroup import memory_room
 from cpu_runtime.experts.streamed import slot_bytes
 from cpu_runtime.footprint import token_bytes
@@ -120,6 +121,7 @@ def divide(
     model: QuantizedModel, decoder: Decoder, context: int, kv_dtype: np.dtype, memory_bytes: int | None
 ) -> Division:
     """The division of `memory_bytes`, or of what is available less a margin where that is None."""
+    heap.give_back()  # what earlier engines and measurements let go of is not counted as taken
     process = process_bytes()
     layers = [block.feed_forward for block in decoder.blocks if isinstance(block.feed_forward, MoE)]
     active = max((layer.active for layer in layers), default=0)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -13,6 +14,7 @@ from cli import options, output
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from cpu_runtime import Engine
     from cpu_runtime.footprint import Footprint
     from cpu_runtime.measure import Speed, Workload
 
@@ -78,14 +80,11 @@ def _measure(
     most: int | None,
     mirror: Path | None,
 ) -> Iterator[dict[str, Any]]:
-    from cpu_runtime import Engine, footprint, measure, roofs
+    from cpu_runtime import Engine, roofs
 
     window = max(test.depth + test.tokens for test in planned)
-    with Engine.open(folder, threads=threads, context=window, memory_bytes=most, mirror=mirror) as engine:
-        with output.busy("compiling or loading kernels"):
-            engine.warm_up()
-        weighs = footprint.of_model(engine.model)
-        size, name = engine.mapped_bytes, engine.name
+    opened = partial(Engine.open, folder, threads=threads, memory_bytes=most, mirror=mirror)
+    weighs, size, name = _weighed(opened, window)
     with output.busy("measuring this machine"):
         read, dot = roofs.roofs()
     output.say(
@@ -93,23 +92,42 @@ def _measure(
     )
     for test in planned:
         with output.busy(f"{test}, {threads} threads"):
-            speed = _cold(folder, test, threads, repetitions, most, mirror) if cold else None
-            if speed is None:
-                with Engine.open(folder, threads=threads, context=window, memory_bytes=most, mirror=mirror) as engine:
-                    speed = measure.run(engine, test, repetitions)
+            speed = _cold(opened, test, repetitions) if cold else _warm(opened, window, test, repetitions)
         yield _row(name, size, weighs, threads, speed, cold, read, dot)
 
 
-def _cold(folder: Path, test: Workload, threads: int, repetitions: int, most: int | None, mirror: Path | None) -> Speed:
-    """Each round on a model opened anew, after its pages were dropped."""
-    from cpu_runtime import Engine, measure
+# An engine holds its dense weights as long as it has a name, closed or not: each has one in a function of its own, so
+# that it is gone when the next is opened.
 
-    rounds: list[Speed] = []
-    for _ in range(repetitions):
-        with Engine.open(folder, threads=threads, context=test.tokens, memory_bytes=most, mirror=mirror) as engine:
+
+def _weighed(opened: Callable[..., Engine], window: int) -> tuple[Footprint, int, str]:
+    """(what the model weighs, bytes of it that are mapped, its name), once its kernels are there."""
+    from cpu_runtime import footprint
+
+    with opened(context=window) as engine:
+        with output.busy("compiling or loading kernels"):
+            engine.warm_up()
+        return footprint.of_model(engine.model), engine.mapped_bytes, engine.name
+
+
+def _warm(opened: Callable[..., Engine], window: int, test: Workload, repetitions: int) -> Speed:
+    """All rounds on one model."""
+    from cpu_runtime import measure
+
+    with opened(context=window) as engine:
+        return measure.run(engine, test, repetitions)
+
+
+def _cold(opened: Callable[..., Engine], test: Workload, repetitions: int) -> Speed:
+    """Each round on a model opened anew, after its pages were dropped."""
+    from cpu_runtime import measure
+
+    def once() -> Speed:
+        with opened(context=test.tokens) as engine:
             engine.model.forget_pages()
-            rounds.append(measure.run(engine, test, 1, warm=False))
-    return measure.mean_of(rounds)
+            return measure.run(engine, test, 1, warm=False)
+
+    return measure.mean_of([once() for _ in range(repetitions)])
 
 
 def _row(

@@ -14,8 +14,8 @@ class Arena:
 
     Shapes: records [slots, slot_bytes] u8, for kernels to read · slot_bytes a multiple of 4096
 
-    Memory is taken when a slot is first written and given back when the last array that views it is gone. Huge pages
-    save a direct read from looking up each 4 KiB it writes to, and a kernel from missing its address cache.
+    Memory is taken when a slot is first written, given back at the latest when the last array that views it is gone.
+    Huge pages save a direct read from looking up each 4 KiB it writes to, and a kernel from missing its address cache.
     """
 
     def __init__(self, slots: int, slot_bytes: int) -> None:
@@ -31,6 +31,11 @@ class Arena:
         """The first `size` bytes of a slot, to write to."""
         self._written[slot] = True
         return self._rows[slot, :size]
+
+    def forget_all(self) -> None:
+        """Give all memory back to the system, whoever still views it."""
+        for slot in np.flatnonzero(self._written).tolist():
+            self.forget(slot)
 
     def forget(self, slot: int) -> int:
         """Give a slot's memory back to the system, what it holds with it, and return how many bytes that were."""

@@ -270,7 +270,7 @@ class StreamedExperts:
         self._reads.close()
         self._copies.close()
         self._layers = {}
-        self._arena = Arena(1, PAGE)
+        self._arena.forget_all()
 
 
 _NONE = np.zeros(0, np.int32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -73,6 +74,18 @@ def test_layers_in_turns_keep_their_share(model: QuantizedModel) -> None:
         for layer in layers:
             list(fetched(store, layer, random.permutation(count)[: count // 8].tolist()))
     assert store.statistics.hits / (store.statistics.hits + store.statistics.misses) == pytest.approx(0.25, abs=0.03)
+    store.close()
+
+
+@pytest.mark.skipif(not hasattr(mmap, "MADV_DONTNEED"), reason="memory goes with the last array here")
+@pytest.mark.usefixtures("reads")
+def test_closing_gives_memory_back_whoever_holds_the_store(model: QuantizedModel) -> None:
+    store = StreamedExperts(model, 8)
+    list(fetched(store, 2, [5, 1, 4]))
+    records = store._arena.records
+    assert records.any()
+    store.close()
+    assert not records.any()
     store.close()
 
 
